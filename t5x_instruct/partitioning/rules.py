@@ -1,0 +1,145 @@
+"""The one table from logical axes to mesh axes, and the shardings that follow from it."""
+
+import contextlib
+import math
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from t5x_instruct.common.errors import ConfigError, unknown
+
+Rules = Mapping[str, tuple[str, ...]]
+
+#: Logical axis -> the mesh axes that shard it. `embed` of a parameter is sharded over `fsdp`; the same axis of an
+#: activation (`activation_embed`) is not, since there `batch` already takes `fsdp`.
+DEFAULT_RULES: Rules = {
+    "batch": ("replica", "data", "fsdp"),
+    "length": ("sequence",),
+    "activation_embed": (),
+    "embed": ("fsdp",),
+    "heads": ("model",),
+    "kv_heads": ("model",),
+    "kv": (),
+    "mlp": ("model",),
+    "vocab": ("model",),
+    "layers": (),
+    "norm": (),
+}
+
+
+def partition_spec(
+    axes: tuple[str | None, ...],
+    shape: tuple[int, ...],
+    mesh: Mesh,
+    rules: Rules = DEFAULT_RULES,
+    name: str = "array",
+) -> PartitionSpec:
+    """The sharding of one array from the names of its axes.
+
+    Args:
+        axes: one logical name (or None: never sharded) per dimension.
+        shape: the array's shape.
+        mesh: the mesh.
+        rules: logical axis -> mesh axes.
+        name: what to call the array in errors.
+
+    Raises:
+        ConfigError: an unknown logical axis, a mesh axis used by two dimensions, or a dimension that the mesh axes
+            do not divide; the message has both numbers and the nearest size that works.
+    """
+    if len(axes) != len(shape):
+        raise ConfigError(f"{name}: {len(axes)} logical axes {axes} for shape {shape}")
+    problems: list[str] = []
+    taken: dict[str, str] = {}
+    entries: list[Any] = []
+    for axis, size in zip(axes, shape, strict=True):
+        if axis is not None and axis not in rules:
+            problems.append(f"{name}: {unknown('logical axis', axis, rules)}")
+            continue
+        mesh_axes = tuple(a for a in (rules[axis] if axis else ()) if mesh.shape[a] > 1)
+        for mesh_axis in mesh_axes:
+            if mesh_axis in taken:
+                problems.append(f"{name}: mesh axis {mesh_axis!r} would shard both {taken[mesh_axis]!r} and {axis!r}")
+            taken[mesh_axis] = str(axis)
+        ways = math.prod(mesh.shape[a] for a in mesh_axes)
+        if size % ways:
+            near = math.gcd(size, ways)
+            problems.append(
+                f"{name}: axis {axis!r} of size {size} is not divisible by {ways} "
+                f"({' x '.join(f'{a}={mesh.shape[a]}' for a in mesh_axes)}); "
+                f"{near} would divide it, or make the axis {-(-size // ways) * ways}"
+            )
+        entries.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
+    if problems:
+        raise ConfigError(problems)
+    return PartitionSpec(*entries)
+
+
+def tree_shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
+    """Shardings for a tree of arrays and the tree of their logical axes; all errors are reported at once.
+
+    Args:
+        abstract: nested tree whose leaves have a `shape`.
+        axes: the same tree with tuples of logical names as leaves.
+        mesh: the mesh.
+        rules: logical axis -> mesh axes.
+
+    Raises:
+        ConfigError: every array that cannot be sharded as the rules ask.
+    """
+    problems: list[str] = []
+
+    def one(path: Any, leaf: Any, leaf_axes: tuple[str | None, ...]) -> NamedSharding:
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        try:
+            spec = partition_spec(leaf_axes, leaf.shape, mesh, rules, name)
+        except ConfigError as error:
+            problems.extend(error.problems)
+            spec = PartitionSpec()
+        return NamedSharding(mesh, spec)
+
+    shardings = jax.tree_util.tree_map_with_path(one, abstract, axes)
+    if problems:
+        raise ConfigError(problems)
+    return shardings
+
+
+_ACTIVE: ContextVar[tuple[Mesh, Rules] | None] = ContextVar("activation_rules", default=None)
+
+
+@contextlib.contextmanager
+def activation_rules(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]:
+    """While a function is traced within it, `constrain` shards activations over `mesh` by `rules`.
+
+    Enter it inside the function that is jitted: the compilation cache of `jax.jit` does not know of it.
+    """
+    token = _ACTIVE.set((mesh, rules))
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
+    """Tells the compiler how an activation is sharded; does nothing outside `activation_rules` or on one device.
+
+    A dimension that the mesh does not divide (the batch of one in a notebook, three key heads over two devices)
+    stays whole: for activations, unlike for parameters, that costs time but no correctness.
+
+    Args:
+        x: the activation.
+        axes: one logical name (or None) per dimension.
+    """
+    active = _ACTIVE.get()
+    if active is None or active[0].size == 1:
+        return x
+    mesh, rules = active
+    entries: list[Any] = []
+    for axis, size in zip(axes, x.shape, strict=True):
+        mesh_axes = tuple(a for a in (rules[axis] if axis else ()) if mesh.shape[a] > 1)
+        whole = size % math.prod(mesh.shape[a] for a in mesh_axes) != 0
+        entries.append(None if whole or not mesh_axes else mesh_axes)
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*entries)))
