@@ -1,0 +1,197 @@
+"""Which tasks a mixture has, in which role, bound to the vocabulary of the run."""
+
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import seqio
+
+from t5x_instruct.common.errors import ConfigError, DataError, unknown
+from t5x_instruct.data.fingerprints import Describer, fingerprint_of, state_of_files
+from t5x_instruct.data.prepared import PrepareSpec, Role, renderer_fingerprint
+from t5x_instruct.data.records import FORMAT_VERSION
+from t5x_instruct.data.seqio_vocabulary import ModelVocabulary, SeqioVocabulary
+from t5x_instruct.data.tasks import clusters_of, import_task_modules, task_info
+from t5x_instruct.data.vocabularies import Vocabulary, make_prompt_format
+from t5x_instruct.templates.chat import PlainFormat, PromptFormat
+
+SAMPLES = ("What is 12 + 7?", "  Café, naïve: 東京 👍\n\tline two", "a" * 40 + " <b> {x}")
+PROBES = ("a", "Z.", "7 !", "of the\n", "(é)")
+
+
+class BoundTask(NamedTuple):
+    """A task that is bound to the run's vocabulary.
+
+    Attributes:
+        task: a copy outside seqio's registry, rendering with the run's vocabulary.
+        cluster: its cluster.
+        role: 'train' or 'held_out'.
+        inputs_tail: how many last tokens of `inputs` must survive cutting.
+        fingerprint: hash of everything its records depend on.
+    """
+
+    task: seqio.Task
+    cluster: str
+    role: Role
+    inputs_tail: int
+    fingerprint: str
+
+
+def bind_mixture(
+    spec: PrepareSpec, vocabulary: Vocabulary
+) -> tuple[list[BoundTask], list[Path], list[dict[str, Any]]]:
+    """The mixture's tasks, the files of their code, and the state of their data files."""
+    prompt_format = make_prompt_format(spec.prompt_format, vocabulary)
+    files = set(import_task_modules(spec.modules, spec.module_options))
+    clusters = clusters_of(spec.mixture)
+    held_out = _held_out(spec, clusters)
+    packages = frozenset(m.partition(".")[0] for m in spec.modules if not m.endswith(".py"))
+    describer = Describer(packages)
+    bound = []
+    for cluster, names in clusters.items():
+        for name in names:
+            original = seqio.TaskRegistry.get(name)
+            task, tail = bind(original, vocabulary, prompt_format)
+            role: Role = "held_out" if name in held_out else "train"
+            fingerprint = _task_fingerprint(
+                describer, original, tail, spec, vocabulary, prompt_format
+            )
+            bound.append(BoundTask(task, cluster, role, tail, fingerprint))
+    bound.sort(key=lambda b: b.task.name)
+    return bound, sorted(files | describer.code_files), state_of_files(describer.data_files)
+
+
+def _held_out(spec: PrepareSpec, clusters: Mapping[str, Sequence[str]]) -> set[str]:
+    tasks = {name for names in clusters.values() for name in names}
+    valid = tasks | clusters.keys()
+    problems = [
+        f"hold_out: {unknown(f'cluster or task of {spec.mixture!r}', name, valid)}"
+        for name in spec.hold_out
+        if name not in valid
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return {task for name in spec.hold_out for task in (clusters.get(name) or [name])}
+
+
+def bind(
+    task: seqio.Task, vocabulary: Vocabulary, prompt_format: PromptFormat
+) -> tuple[seqio.Task, int]:
+    """A copy of a task that renders with the run's vocabulary.
+
+    Args:
+        task: the registered task; not changed.
+        vocabulary: the run's vocabulary.
+        prompt_format: applied to the text of `inputs` where it follows the model. A task that names
+            its own vocabulary formats its own prompts.
+
+    Returns:
+        The copy, outside seqio's registry and without cache placeholders, and how many last tokens
+        of its `inputs` must survive cutting.
+
+    Raises:
+        DataError: the task has no targets, or names a vocabulary that is not the run's.
+    """
+    if "targets" not in task.output_features:
+        raise DataError(
+            f"task {task.name!r} has no feature 'targets', only {sorted(task.output_features)}"
+        )
+    features = {}
+    tail = 0
+    for name, feature in task.output_features.items():
+        own = feature.vocabulary
+        if isinstance(own, ModelVocabulary):
+            form = prompt_format if name == "inputs" else None
+            feature = dataclasses.replace(feature, vocabulary=SeqioVocabulary(vocabulary, form))
+            tail += prompt_tail(vocabulary, prompt_format) if name == "inputs" else 0
+        elif name in ("inputs", "targets") and not isinstance(own, seqio.PassThroughVocabulary):
+            _check_same_vocabulary(task.name, name, own, vocabulary)
+        tail += int(name == "inputs" and feature.add_eos)
+        features[name] = feature
+    steps = [p for p in task.preprocessors if not isinstance(p, seqio.CacheDatasetPlaceholder)]
+    return task.replace(output_features=features, preprocessors=steps), tail
+
+
+def prompt_tail(vocabulary: Vocabulary, prompt_format: PromptFormat) -> int:
+    """How many tokens the prompt format puts after every text: the end that different texts share."""
+    if isinstance(prompt_format, PlainFormat):
+        return 0
+    prompts = [vocabulary.encode(prompt_format.prompt(text))[::-1] for text in PROBES]
+    same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
+    return sum(1 for _ in same)
+
+
+def _check_same_vocabulary(task: str, feature: str, own: seqio.Vocabulary, run: Vocabulary) -> None:
+    differences = []
+    if own.vocab_size != run.vocab_size:
+        differences.append(f"{own.vocab_size} ids instead of {run.vocab_size}")
+    if own.eos_id != run.eos_id:
+        differences.append(f"EOS {own.eos_id} instead of {run.eos_id}")
+    if not differences:
+        differences = [
+            f"other ids for {s!r}" for s in SAMPLES if list(own.encode(s)) != run.encode(s)
+        ][:1]
+    if differences:
+        raise DataError(
+            f"task {task!r}: its feature {feature!r} has its own vocabulary {own}, which is not the "
+            f"run's ({', '.join(differences)}); register it with output_features=model_features(), "
+            "which follows the model, or run with that vocabulary"
+        )
+
+
+def _task_fingerprint(
+    describer: Describer,
+    task: seqio.Task,
+    tail: int,
+    spec: PrepareSpec,
+    vocabulary: Vocabulary,
+    prompt_format: PromptFormat,
+) -> str:
+    source = task.source
+    shards = []
+    if isinstance(source, seqio.FileDataSource):  # its patterns become files here
+        shards = [[split, list(source.list_shards(split))] for split in source.splits]
+    features = [
+        [name, type(f.vocabulary).__qualname__, f.add_eos, f.required, f.dtype.name, f.rank]
+        for name, f in task.output_features.items()
+    ]
+    described = [
+        source,
+        shards,
+        list(task.preprocessors),
+        task_info(task.name).templates,
+        task.postprocessor,
+    ]
+    return fingerprint_of(
+        [
+            FORMAT_VERSION,
+            renderer_fingerprint(),
+            task.name,
+            features,
+            tail,
+            describer.describe(described),
+            vocabulary.fingerprint,
+            prompt_format.fingerprint,
+            [spec.seed, spec.variants, sorted(spec.module_options.items())],
+        ]
+    )
+
+
+def splits_of(bound: BoundTask, spec: PrepareSpec) -> list[str]:
+    """The splits to render; a task without any is an error rather than a gap in the mixture."""
+    name, has = bound.task.name, bound.task.splits
+    if bound.role == "held_out":
+        splits = [s for s in spec.splits if s != "train" and s in has]
+        if not splits:
+            raise DataError(
+                f"held-out task {name!r} has only the splits {sorted(has)}; add one of them to splits"
+            )
+        return splits
+    if "train" in spec.splits and "train" not in has:
+        raise DataError(
+            f"task {name!r} has no split 'train' (only {sorted(has)}): hold it out, or take it out "
+            f"of {spec.mixture!r}"
+        )
+    return [s for s in spec.splits if s in has]

@@ -1,0 +1,398 @@
+"""The registry: tasks and mixtures are seqio's own, with what seqio does not know beside them.
+
+A task in a few lines:
+
+    add_task(
+        "capital_of_country",
+        cluster="geography",
+        source={"train": [{"country": "France", "answer": "Paris"}, ...], "validation": [...]},
+        templates=["What is the capital of {country}?", "Country: {country}\\nCapital:", ...],
+        metrics=[exact_match],
+    )
+"""
+
+import functools
+import importlib
+import importlib.machinery
+import importlib.util
+import pkgutil
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import seqio
+
+from t5x_instruct.common.errors import ConfigError, InstructError, unknown
+from t5x_instruct.data.preprocessors import preprocessors_for
+from t5x_instruct.data.seqio_vocabulary import model_features
+from t5x_instruct.data.sources import Rows, RowSource
+from t5x_instruct.templates.prompts import Template
+
+MetricFn = Callable[..., Mapping[str, Any]]
+Rate = float | Callable[[seqio.Task], float]
+PLAIN_SEQIO = "registered with seqio directly"
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What is known of a task besides seqio's own record.
+
+    Attributes:
+        name: the task's name in seqio's registry.
+        cluster: tasks of one cluster are held out together; a plain seqio task is its own cluster.
+        templates: the instruction templates; none for a plain seqio task.
+        source: what the rows come from, for people.
+        where: 'file:line' of the registration.
+    """
+
+    name: str
+    cluster: str
+    templates: tuple[Template, ...]
+    source: str
+    where: str
+
+
+_TASKS: dict[str, TaskInfo] = {}
+_MIXTURE_PLACES: dict[str, str] = {}
+_OPTIONS: dict[str, str] = {}
+_OPTIONS_READ: dict[str, str | None] = {}
+
+
+def add_task(
+    name: str,
+    *,
+    cluster: str,
+    source: Mapping[str, Rows] | seqio.DataSource,
+    templates: Sequence[Template | str],
+    metrics: Sequence[MetricFn],
+    preprocessors: Sequence[Callable[..., Any]] = (),
+    postprocess_fn: Callable[..., Any] | None = None,
+    output_features: Mapping[str, seqio.Feature] | None = None,
+) -> seqio.Task:
+    """Registers a task that renders rows with instruction templates.
+
+    A row needs `answer` (a text), or `answers` (all texts that count as right, the first is
+    learned), or whatever other fields the templates' targets use. `options` (a list of texts) lets
+    the task be scored by rank classification and may be shown by '{options}' (a line for each) or
+    '{options_inline}'. Metrics get all accepted answers as the target.
+
+    Args:
+        name: a name that no task or mixture has yet.
+        cluster: the cluster of tasks it belongs to.
+        source: rows for each split (`sources.RowSource`), or any seqio data source.
+        templates: instructions; a plain string has the targets '{answer}'.
+        metrics: functions (targets, predictions) -> {name: value from 0 to 100}.
+        preprocessors: seqio preprocessors run on the rows before the templates.
+        postprocess_fn: replaces `accept_answers`; called as seqio calls it.
+        output_features: the features; without it those of the model that is trained.
+
+    Returns:
+        The registered seqio task.
+
+    Raises:
+        ConfigError: the name is taken (saying where) or not allowed, or there is no template.
+    """
+    where = _calling_place()
+    _check_free(name, where)
+    if not templates:
+        raise ConfigError(f"{where}: task {name!r} has no templates; give at least one")
+    filled = tuple(Template(t) if isinstance(t, str) else t for t in templates)
+    rows = source if isinstance(source, seqio.DataSource) else RowSource(source, f"rows of {where}")
+    try:
+        task = seqio.TaskRegistry.add(
+            name,
+            source=rows,
+            output_features=dict(output_features or model_features()),
+            preprocessors=[*preprocessors, *preprocessors_for(name, filled)],
+            postprocess_fn=postprocess_fn or accept_answers,
+            metric_fns=list(metrics),
+        )
+    except ValueError as error:
+        raise ConfigError(f"{where}: task {name!r} cannot be registered: {error}") from error
+    _TASKS[name] = TaskInfo(name, cluster, filled, _describe(rows), where)
+    return task
+
+
+def add_mixture(name: str, tasks: Sequence[str | tuple[str, Rate]], rate: Rate | None = None) -> seqio.Mixture:
+    """Registers a mixture.
+
+    Args:
+        name: a name that no task or mixture has yet.
+        tasks: names of tasks or mixtures, or pairs of a name and its own rate. A mixture whose rate
+            is a function is replaced by its tasks, each with that rate.
+        rate: the rate of names that come without one: a number or a function of the task.
+
+    Returns:
+        The registered seqio mixture.
+
+    Raises:
+        ConfigError: the name is taken (saying where), a task does not exist, or one has no rate.
+    """
+    where = _calling_place()
+    _check_free(name, where)
+    rated: list[tuple[str, Rate]] = []
+    problems = []
+    for entry in tasks:
+        part, part_rate = (entry, rate) if isinstance(entry, str) else entry
+        if part_rate is None:
+            problems.append(f"{where}: mixture {name!r}: {part!r} has no rate; give one, or `rate`")
+        elif part not in _all_names():
+            problems.append(f"{where}: mixture {name!r}: {_unknown_name(part)}")
+        elif callable(part_rate):
+            rated += [(task, part_rate) for task in tasks_in(part)]
+        else:
+            rated.append((part, part_rate))
+    if not rated and not problems:
+        problems.append(f"{where}: mixture {name!r} has no tasks")
+    if problems:
+        raise ConfigError(problems)
+    mixture = seqio.MixtureRegistry.add(name, rated)
+    _MIXTURE_PLACES[name] = where
+    return mixture
+
+
+def proportional(cap: int | None = None, temperature: float = 1.0) -> Rate:
+    """A rate in proportion to a task's number of training examples.
+
+    Args:
+        cap: examples beyond this number do not raise the rate.
+        temperature: T raises min(examples, cap) to the power 1 / T.
+
+    Returns:
+        A function of the task, for `add_mixture`.
+    """
+    return functools.partial(seqio.mixing_rate_num_examples, maximum=cap, temperature=temperature)
+
+
+def accept_answers(
+    output: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False, **_: Any
+) -> str | list[str]:
+    """The usual postprocessing: a prediction as it is, a target as the list of accepted answers."""
+    if is_target and example is not None and "accepted_targets" in example:
+        return texts_of(example["accepted_targets"])
+    return output
+
+
+def texts_of(value: Any) -> list[str]:
+    """A list of texts from a prepared example (texts) or a seqio one (an array of bytes)."""
+    parts = value.tolist() if isinstance(value, np.ndarray) else value
+    return [part.decode() if isinstance(part, bytes) else str(part) for part in parts]
+
+
+def task_info(name: str) -> TaskInfo:
+    """What is known of a registered task.
+
+    Args:
+        name: a task's name.
+
+    Returns:
+        Its record; for a plain seqio task one with the cluster named like the task.
+
+    Raises:
+        ConfigError: no such task, with the nearest names.
+    """
+    if name not in seqio.TaskRegistry.names():
+        raise ConfigError(unknown("task", name, seqio.TaskRegistry.names()))
+    if name in _TASKS:
+        return _TASKS[name]
+    return TaskInfo(name, name, (), _describe(seqio.TaskRegistry.get(name).source), PLAIN_SEQIO)
+
+
+def tasks_in(name: str) -> list[str]:
+    """Names of the tasks of a mixture, sorted; of a task the task itself.
+
+    Args:
+        name: a mixture's or task's name.
+
+    Returns:
+        Names of tasks, each once, those of mixtures inside the mixture included.
+
+    Raises:
+        ConfigError: no such mixture or task, with the nearest names.
+    """
+    if name in seqio.TaskRegistry.names():
+        return [name]
+    if name not in seqio.MixtureRegistry.names():
+        raise ConfigError(_unknown_name(name))
+    return [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+
+
+def tasks_registered_in(module: ModuleType) -> list[str]:
+    """Names of the tasks that a module's file registered with `add_task`, in their order."""
+    return [name for name, info in _TASKS.items() if info.where.rpartition(":")[0] == module.__file__]
+
+
+def clusters_of(name: str) -> dict[str, list[str]]:
+    """The tasks of a mixture (or a task) by cluster, both in alphabetical order; errors of `tasks_in`."""
+    clusters: dict[str, list[str]] = {}
+    for task in tasks_in(name):
+        clusters.setdefault(task_info(task).cluster, []).append(task)
+    return dict(sorted(clusters.items()))
+
+
+def import_task_modules(modules: Sequence[str], options: Mapping[str, str] | None = None) -> list[Path]:
+    """Imports modules that register tasks; one that is imported already is not run again.
+
+    Args:
+        modules: names of modules, or paths of .py files. A file of a package on the import path is
+            imported by its name in it, so that it has one name however it is given.
+        options: values for `module_option`, by 'module.NAME'.
+
+    Returns:
+        The Python files that define the tasks, sorted: a module's file, all files of a package.
+
+    Raises:
+        ConfigError: with every module that cannot be imported and why, and every option that no
+            imported module has.
+    """
+    _set_options(options or {})
+    known = set(_OPTIONS_READ)
+    files: set[Path] = set()
+    problems: list[str] = []
+    for name in modules:
+        read_before = dict(_OPTIONS_READ)
+        try:
+            files |= _files_of(_import(name))
+        except Exception as error:
+            known |= _OPTIONS_READ.keys()
+            # A module that failed may be imported again, with another option.
+            _OPTIONS_READ.clear()
+            _OPTIONS_READ.update(read_before)
+            problems.append(f"task module {name!r} cannot be imported: {_cause(error, name)}")
+    problems += [
+        unknown("module option", o, known | _OPTIONS_READ.keys())
+        for o in _OPTIONS.keys() - known - _OPTIONS_READ.keys()
+    ]
+    if problems:
+        raise ConfigError(problems)
+    return sorted(files)
+
+
+def module_option(name: str, default: str | None = None) -> str | None:
+    """A setting of a task module, read once while the module is imported.
+
+    Args:
+        name: 'module.NAME', such as 'tasks.cot.FOLDER'.
+        default: the value where none is given.
+
+    Returns:
+        The value given to `import_task_modules`, or the default.
+    """
+    _OPTIONS_READ[name] = _OPTIONS.get(name, default)
+    return _OPTIONS_READ[name]
+
+
+def _cause(error: Exception, name: str) -> str:
+    """The error's own words; for a fault in a module's code also its kind and place."""
+    if isinstance(error, InstructError):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name and name.startswith(error.name):
+        parent, _, _ = error.name.rpartition(".")
+        folders = getattr(sys.modules[parent], "__path__", ()) if parent else None
+        prefix = f"{parent}." if parent else ""
+        found = [prefix + module.name for module in pkgutil.iter_modules(folders)]
+        return unknown("module", error.name, found) + f"; the working folder is {Path.cwd()}"
+    frames = traceback.extract_tb(error.__traceback__)
+    ours = [f for f in frames if f.filename != __file__ and not f.filename.startswith("<frozen")]
+    place = f" at {ours[-1].filename}:{ours[-1].lineno}" if ours else ""
+    return f"{type(error).__name__}: {error}{place}"
+
+
+def _set_options(options: Mapping[str, str]) -> None:
+    late = [
+        f"module option {name!r} is {value!r}, but the module was imported with"
+        f" {_OPTIONS_READ[name]!r}; give it before the first import"
+        for name, value in options.items()
+        if name in _OPTIONS_READ and _OPTIONS_READ[name] != value
+    ]
+    if late:
+        raise ConfigError(late)
+    _OPTIONS.clear()
+    _OPTIONS.update(options)
+
+
+def _import(name: str) -> ModuleType:
+    if not name.endswith(".py"):
+        return importlib.import_module(name)
+    path = Path(name).resolve()
+    if not path.is_file():
+        raise ConfigError(f"there is no file {path}")
+    dotted = _name_in_package(path)
+    if dotted is not None:
+        return importlib.import_module(dotted)
+    for module in list(sys.modules.values()):
+        if getattr(module, "__file__", None) == str(path):
+            return module
+    return _import_file(path)
+
+
+def _name_in_package(path: Path) -> str | None:
+    """The dotted name under which a file is importable, if it is."""
+    parts = [] if path.name == "__init__.py" else [path.stem]
+    folder = path.parent
+    while (folder / "__init__.py").is_file():
+        parts.append(folder.name)
+        folder = folder.parent
+    dotted = ".".join(reversed(parts))
+    try:
+        spec = importlib.util.find_spec(dotted)
+    except (ImportError, ValueError):
+        return None
+    same = spec is not None and spec.origin is not None and Path(spec.origin).resolve() == path
+    return dotted if same else None
+
+
+def _import_file(path: Path) -> ModuleType:
+    # Named by its whole path, so that two files of the same name in two folders both have a place.
+    name = f"task_file:{path}"
+    loader = importlib.machinery.SourceFileLoader(name, str(path))
+    module = ModuleType(name)
+    module.__file__, module.__loader__ = str(path), loader
+    sys.modules[name] = module
+    try:
+        loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _files_of(module: ModuleType) -> set[Path]:
+    if module.__file__ is None:
+        raise ConfigError(f"{module.__name__} is a folder without __init__.py and registers nothing")
+    path = Path(module.__file__).resolve()
+    return set(path.parent.rglob("*.py")) if path.name == "__init__.py" else {path}
+
+
+def _all_names() -> set[str]:
+    return {*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}
+
+
+def _unknown_name(name: str) -> str:
+    return unknown("task or mixture", name, _all_names())
+
+
+def _check_free(name: str, where: str) -> None:
+    if name not in _all_names():
+        return
+    is_task = name in seqio.TaskRegistry.names()
+    first = task_info(name).where if is_task else _MIXTURE_PLACES.get(name, PLAIN_SEQIO)
+    kind = "task" if is_task else "mixture"
+    raise ConfigError(f"{where}: the name {name!r} is taken by a {kind}, first at: {first}")
+
+
+def _calling_place() -> str:
+    """'file:line' of the nearest caller outside this module."""
+    frame = sys._getframe(1)
+    while frame.f_code.co_filename == __file__ and frame.f_back is not None:
+        frame = frame.f_back
+    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def _describe(source: Any) -> str:
+    return source.description if isinstance(source, RowSource) else repr(source)
