@@ -45,6 +45,11 @@ def rendering(seed: int = 0, variant: int = 0) -> Iterator[None]:
         _CONTEXT.reset(token)
 
 
+def render_context() -> RenderContext:
+    """Seed and variant of the dataset that is being built, for preprocessors that draw something."""
+    return _CONTEXT.get()
+
+
 class Rendered(NamedTuple):
     """The texts of one rendered example."""
 
@@ -125,7 +130,7 @@ def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str
     spec = dataset.element_spec
     check_fields(templates, spec, task)
     names = [name for name in sorted(spec) if spec[name].shape.rank in (0, 1)]
-    context = _CONTEXT.get()
+    context = render_context()
 
     def render_chunk(indices: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
         chunk = [
@@ -137,8 +142,9 @@ def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str
         texts = [_bytes(r.inputs for r in chunk), _bytes(r.targets for r in chunk)]
         return [*texts, *accepted, *options]
 
+    @tf.autograph.experimental.do_not_convert
     def render_rows(indices: tf.Tensor, rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        columns = [part for name in names for part in _parts(rows[name])]
+        columns = [part for name in names for part in _parts(rows[name], spec[name].shape.rank)]
         kinds = [tf.string, tf.string, tf.string, tf.int64, tf.string, tf.int64]
         parts = tf.numpy_function(render_chunk, [indices, *columns], kinds, stateful=False)
         for part in parts:
@@ -147,10 +153,10 @@ def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str
         new = {
             "inputs": inputs,
             "targets": targets,
-            "accepted_targets": tf.RaggedTensor.from_row_lengths(accepted, accepted_lengths),
+            "accepted_targets": _ragged(accepted, accepted_lengths),
         }
         if "options" in rows:
-            new["options"] = tf.RaggedTensor.from_row_lengths(options, option_lengths)
+            new["options"] = _ragged(options, option_lengths)
         return {**rows, **new}
 
     # In chunks, because a call from TensorFlow into Python costs more than rendering an example.
@@ -160,7 +166,14 @@ def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str
 
 def without_ragged(dataset: tf.data.Dataset) -> tf.data.Dataset:
     """Gives lists the plain type [None] again, after chunks were taken apart."""
-    return dataset.map(lambda example: {k: tf.convert_to_tensor(v) for k, v in example.items()})
+    if not any(isinstance(part, tf.RaggedTensorSpec) for part in dataset.element_spec.values()):
+        return dataset
+    return dataset.map(_as_tensors)
+
+
+@tf.autograph.experimental.do_not_convert
+def _as_tensors(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
+    return {name: tf.convert_to_tensor(value) for name, value in example.items()}
 
 
 def check_fields(templates: Sequence[Template], spec: Mapping[str, Any], task: str) -> None:
@@ -188,11 +201,17 @@ def check_fields(templates: Sequence[Template], spec: Mapping[str, Any], task: s
         raise ConfigError(problems)
 
 
-def _parts(column: tf.Tensor | tf.RaggedTensor) -> list[tf.Tensor]:
+def _parts(column: tf.Tensor | tf.RaggedTensor, rank: int) -> list[tf.Tensor]:
     """A column of a chunk as plain tensors: [values], or for lists [flat values, row lengths]."""
-    if isinstance(column, tf.RaggedTensor):
-        return [column.flat_values, column.row_lengths()]
-    return [column]
+    if rank == 0:
+        return [column]
+    if isinstance(column, tf.Tensor):  # lists of a fixed length come as a matrix
+        column = tf.RaggedTensor.from_tensor(column)
+    return [column.flat_values, column.row_lengths()]
+
+
+def _ragged(values: tf.Tensor, lengths: tf.Tensor) -> tf.RaggedTensor:
+    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
 
 
 def _rows_of(

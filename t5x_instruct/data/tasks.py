@@ -164,9 +164,20 @@ def proportional(cap: int | None = None, temperature: float = 1.0) -> Rate:
         temperature: T raises min(examples, cap) to the power 1 / T.
 
     Returns:
-        A function of the task, for `add_mixture`.
+        A function of the task, for `add_mixture`. It counts the split 'train', or the task's first
+        split where there is no 'train'.
     """
-    return functools.partial(seqio.mixing_rate_num_examples, maximum=cap, temperature=temperature)
+    return functools.partial(_rate_of, cap=cap, temperature=temperature)
+
+
+def _rate_of(task: seqio.Task, cap: int | None, temperature: float) -> float:
+    count = task.num_input_examples("train" if "train" in task.splits else task.splits[0])
+    if count is None:
+        raise ConfigError(
+            f"task {task.name!r}: its source does not know how many examples it has;"
+            " give `num_input_examples` to the source, or the task a rate of its own"
+        )
+    return min(count, cap or count) ** (1.0 / temperature)
 
 
 def accept_answers(

@@ -1,0 +1,76 @@
+"""`prepare`: renders and tokenizes a mixture into files that training reads."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from t5x_instruct.cli.data_arguments import (
+    add_module_arguments,
+    add_vocabulary_arguments,
+    chosen_prompt_format,
+    module_options,
+    modules_of,
+    quiet_tensorflow,
+)
+from t5x_instruct.cli.output import add_json_argument, print_table
+
+COLUMNS = ("task", "cluster", "role", "split", "examples", "variants", "inputs_tokens", "targets_tokens", "refused")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of `prepare`."""
+    parser.add_argument("mixture", metavar="MIXTURE", help="registered mixture or task")
+    add_vocabulary_arguments(parser, required=True)
+    add_module_arguments(parser)
+    parser.add_argument(
+        "--split", action="append", metavar="S", help="split to render, repeatable (default: train and validation)"
+    )
+    parser.add_argument(
+        "--hold_out", action="append", default=[], metavar="NAME", help="cluster or task not trained on; repeatable"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of templates and options (default: 0)")
+    parser.add_argument(
+        "--variants", type=int, default=1, metavar="V", help="renderings of each training example (default: 1)"
+    )
+    parser.add_argument("--prepared_dir", type=Path, metavar="DIR", help="where it goes (default: the cache folder)")
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prepares what is not prepared yet and prints what there is."""
+    quiet_tensorflow()
+    from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared
+    from t5x_instruct.data.vocabularies import load_vocabulary
+    from t5x_instruct.runs.settings import default_prepared_dir
+
+    prompt_format = chosen_prompt_format(args.prompt_format, load_vocabulary(args.vocabulary))
+    spec = PrepareSpec(
+        mixture=args.mixture,
+        modules=modules_of(args),
+        vocabulary=args.vocabulary,
+        prompt_format=prompt_format,
+        splits=tuple(args.split or ("train", "validation")),
+        hold_out=tuple(args.hold_out),
+        seed=args.seed,
+        variants=args.variants,
+        root=args.prepared_dir or default_prepared_dir(),
+        module_options=module_options(args),
+    )
+    prepared = ensure_prepared(spec, in_process=True)
+    rows = [_row(task, name, split) for task in prepared.tasks for name, split in task.splits.items()]
+    print_table(COLUMNS, rows, args.json)
+    return 0
+
+
+def _row(task: Any, name: str, split: Any) -> dict[str, Any]:
+    return {
+        "task": task.name,
+        "cluster": task.cluster,
+        "role": task.role,
+        "split": name,
+        "examples": split.num_examples,
+        "variants": split.variants,
+        "inputs_tokens": split.tokens["inputs"],
+        "targets_tokens": split.tokens["targets"],
+        "refused": split.refused["count"],
+    }

@@ -1,0 +1,175 @@
+"""`tasks list` and `tasks show`: what is registered, and what the model gets to see of it."""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from t5x_instruct.cli.data_arguments import (
+    SPLIT,
+    add_module_arguments,
+    add_vocabulary_arguments,
+    chosen_prompt_format,
+    module_options,
+    modules_of,
+    quiet_tensorflow,
+    read_pairs,
+)
+from t5x_instruct.cli.output import BOLD, DIM, GREEN, YELLOW, add_json_argument, colour, in_colour, print_json
+from t5x_instruct.cli.output import print_table as print_rows
+from t5x_instruct.common.errors import ConfigError, unknown
+
+COLUMNS = ("task", "cluster", "source", "templates", "train", "validation", "metrics")
+FEATURES = ("inputs", "targets")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `list` and `show` with their arguments."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="list | show")
+    listing = actions.add_parser("list", help="all tasks, or those of a mixture or cluster", allow_abbrev=False)
+    listing.add_argument("mixture", nargs="?", help="only the tasks of this mixture (default: all tasks)")
+    listing.add_argument("--cluster", help="only this cluster")
+    showing = actions.add_parser("show", help="examples as the model sees them", allow_abbrev=False)
+    showing.add_argument("name", metavar="NAME", help="a task")
+    showing.add_argument("--examples", type=int, default=3, metavar="N", help="how many (default: 3)")
+    showing.add_argument("--split", default=SPLIT, help=f"which split (default: {SPLIT})")
+    showing.add_argument(
+        "--lengths", metavar="inputs=N,targets=N", help="TASK_FEATURE_LENGTHS: tells what would be cut [tokens]"
+    )
+    add_vocabulary_arguments(showing, default="bytes")
+    for action in (listing, showing):
+        add_module_arguments(action)
+        add_json_argument(action)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists or shows."""
+    quiet_tensorflow()
+    return _list(args) if args.action == "list" else _show(args)
+
+
+def _list(args: argparse.Namespace) -> int:
+    import seqio
+
+    from t5x_instruct.data import tasks
+
+    tasks.import_task_modules(modules_of(args), module_options(args))
+    names = tasks.tasks_in(args.mixture) if args.mixture else sorted(seqio.TaskRegistry.names())
+    rows = [_row(tasks.task_info(name), seqio.TaskRegistry.get(name)) for name in names]
+    if args.cluster:
+        clusters = {row["cluster"] for row in rows}
+        if args.cluster not in clusters:
+            raise ConfigError(unknown("cluster", args.cluster, clusters))
+        rows = [row for row in rows if row["cluster"] == args.cluster]
+    print_rows(COLUMNS, sorted(rows, key=lambda row: (row["cluster"], row["task"])), args.json)
+    return 0
+
+
+def _row(info: Any, task: Any) -> dict[str, Any]:
+    functions = list(task.metric_fns)
+    objects = list(task.metric_objs)  # seqio appends one for each function
+    metrics = functions + objects[: len(objects) - len(functions)]
+    return {
+        "task": info.name,
+        "cluster": info.cluster,
+        "source": info.source,
+        "templates": len(info.templates),
+        "train": _count(task, "train"),
+        "validation": _count(task, "validation"),
+        "metrics": [getattr(m, "__name__", type(m).__name__) for m in metrics],
+    }
+
+
+def _count(task: Any, split: str) -> int | None:
+    """Examples of a split; None where there is no such split or only reading it would tell."""
+    return task.num_input_examples(split) if split in task.splits else None
+
+
+def _show(args: argparse.Namespace) -> int:
+    from t5x_instruct.data.prepare import preview
+    from t5x_instruct.data.prepared import PrepareSpec
+    from t5x_instruct.data.tasks import import_task_modules, task_info
+    from t5x_instruct.data.vocabularies import load_vocabulary
+
+    if args.examples < 1:
+        raise ConfigError(f"--examples {args.examples}: must be at least 1")
+    limits = _limits(args.lengths)
+    vocabulary = load_vocabulary(args.vocabulary)
+    modules, options = modules_of(args), module_options(args)
+    import_task_modules(modules, options)
+    info = task_info(args.name)
+    spec = PrepareSpec(
+        mixture=args.name,
+        modules=modules,
+        vocabulary=args.vocabulary,
+        prompt_format=chosen_prompt_format(args.prompt_format, vocabulary),
+        splits=(args.split,),
+        root=Path(),  # nothing is written
+        module_options=options,
+    )
+    previews = preview(spec, args.name, args.split, args.examples)
+    described = [_describe(one.example, vocabulary, limits) | {"refused": one.fault} for one in previews]
+    if args.json:
+        print_json({"task": info.name, "cluster": info.cluster, "split": args.split, "examples": described})
+    else:
+        _print_examples(info, args.split, described)
+    return 0
+
+
+def _limits(text: str | None) -> dict[str, int]:
+    if text is None:
+        return {}
+    pairs = read_pairs(text.split(","), "lengths")
+    problems = [f"--lengths: {unknown('feature', name, FEATURES)}" for name in pairs if name not in FEATURES]
+    problems += [f"--lengths {k}={v}: must be a whole number" for k, v in pairs.items() if not v.isdecimal()]
+    if problems:
+        raise ConfigError(problems)
+    return {name: int(value) for name, value in pairs.items()}
+
+
+def _describe(example: Any, vocabulary: Any, limits: Mapping[str, int]) -> dict[str, Any]:
+    """An example as JSON: its text in pieces that are trained or not, token counts, what is cut."""
+    mask = [False] * len(example.inputs) + [bool(trained) for trained in example.targets_mask]
+    tokens = {"inputs": len(example.inputs), "targets": len(example.targets)}
+    ids = [*map(int, example.inputs), *map(int, example.targets)]
+    return {
+        "pieces": [{"text": t, "trained": trained} for t, trained in _pieces(ids, mask, vocabulary)],
+        "tokens": tokens,
+        "trained_tokens": sum(mask),
+        "cut_tokens": {name: max(0, tokens[name] - limit) for name, limit in limits.items()},
+        "meta": dict(example.meta),
+    }
+
+
+def _pieces(ids: Sequence[int], mask: Sequence[bool], vocabulary: Any) -> Iterator[tuple[str, bool]]:
+    """Text of consecutive tokens that are all trained or all not; special tokens by their name."""
+    for trained, run_of_tokens in itertools.groupby(zip(ids, mask, strict=True), key=lambda pair: pair[1]):
+        text = ""
+        run_ids = [token for token, _ in run_of_tokens]
+        for special, part in itertools.groupby(run_ids, key=lambda token: not vocabulary.decode([token])):
+            tokens = list(part)
+            text += "".join(map(vocabulary.token_string, tokens)) if special else vocabulary.decode(tokens)
+        yield text, trained
+
+
+def _print_examples(info: Any, split: str, examples: Sequence[Mapping[str, Any]]) -> None:
+
+    print(colour(f"{info.name}", BOLD) + f" (cluster {info.cluster}, {info.where})")
+    print(colour(f"{len(info.templates)} templates; trained text is marked", DIM))
+    marks = ("", "") if in_colour(sys.stdout) else ("«", "»")
+    for number, example in enumerate(examples):
+        print(colour(f"\n--- {split}, example {number}", BOLD))
+        for piece in example["pieces"]:
+            text = piece["text"]
+            print(colour(f"{marks[0]}{text}{marks[1]}", GREEN) if piece["trained"] else text, end="")
+        tokens = ", ".join(f"{name} {count}" for name, count in example["tokens"].items())
+        print("\n" + colour(f"tokens: {tokens}; trained {example['trained_tokens']}", DIM))
+        for name, count in example["cut_tokens"].items():
+            if count:
+                print(colour(f"{count} tokens of {name} would be cut", YELLOW))
+        if example["refused"]:
+            print(colour(f"prepare refuses this example: {example['refused']}", YELLOW))
+    if not examples:
+        print(f"split {split!r} has no examples")

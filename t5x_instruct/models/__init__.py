@@ -1,0 +1,1 @@
+"""Models: Flax Linen inside, pure functions over plain nested dictionaries outside (see `api`)."""

@@ -1,0 +1,79 @@
+"""What a model is to the rest of the house: pure functions over plain nested dictionaries.
+
+The trainer, the decoder and the checkpoints know this protocol and no Module, so that the library the
+layers are written in can be changed here alone.
+"""
+
+from typing import Any, Protocol
+
+import jax
+
+from t5x_instruct.common.types import Batch, Params, Unembedding
+
+#: An incremental decoding state: a pytree with at least the scalar int32 `index`, the next free slot.
+Cache = dict[str, Any]
+
+
+class Model(Protocol):
+    """A model as functions of its parameters; see the class docstrings of the families for the batch keys."""
+
+    @property
+    def config(self) -> Any:
+        """The configuration it was made from: a frozen dataclass of JSON-able fields, among them `family` (the
+        class of models, e.g. "decoder"), `vocab_size` (token ids) and `dtype` (of the computation)."""
+        ...
+
+    def init(self, rng: jax.Array) -> dict[str, Any]:
+        """Random float32 parameters from a PRNG key."""
+        ...
+
+    def param_axes(self) -> dict[str, Any]:
+        """The tree of `init` with a tuple of logical axis names for each array."""
+        ...
+
+    def hidden(
+        self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None
+    ) -> jax.Array:
+        """Final hidden states [batch, length, embed] of all targets at once; no dropout without a key."""
+        ...
+
+    def unembedding(self, params: Params) -> Unembedding:
+        """What turns hidden states into logits."""
+        ...
+
+    def logits(self, params: Params, hidden_BTD: jax.Array) -> jax.Array:
+        """float32 logits [batch, length, vocab] of hidden states."""
+        ...
+
+    def encode(self, params: Params, batch: Batch) -> Any:
+        """What the encoder gives to the decoder; None where there is no encoder."""
+        ...
+
+    def init_cache(
+        self,
+        batch_size: int,
+        max_length: int,
+        encoded: Any = None,
+        params: Params | None = None,
+    ) -> Cache:
+        """An empty cache of `max_length` slots a row; an encoder-decoder needs `encoded` and `params`."""
+        ...
+
+    def step(
+        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array
+    ) -> tuple[jax.Array, Cache]:
+        """Writes T new slots at ``cache['index']`` and attends to all valid slots up to them.
+
+        Prefill is T = prompt length (prompts padded on the left), decoding is T = 1.
+
+        Args:
+            params: the parameters.
+            cache: from `init_cache` or an earlier step.
+            tokens_BT: int32 [batch, new].
+            positions_BT: int32 [batch, new]; -1 marks padding, which nothing ever attends to.
+
+        Returns:
+            Hidden states [batch, new, embed] and the new cache. The caller keeps ``index + T`` within the
+            slots: past the end the last slots would be overwritten.
+        """
+        ...

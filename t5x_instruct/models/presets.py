@@ -1,0 +1,70 @@
+"""From a configuration, or its JSON, to a model."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.models.api import Model
+from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
+
+_FAMILIES: dict[str, type[Any]] = {"decoder": DecoderConfig}
+_MODELS: dict[type[Any], Callable[[Any], Model]] = {DecoderConfig: DecoderModel}
+
+
+def make_model(config: Any) -> Model:
+    """The model a configuration describes.
+
+    Args:
+        config: an instance of one of the families' dataclasses.
+
+    Raises:
+        ConfigError: `config` is none of them.
+    """
+    if type(config) not in _MODELS:
+        raise ConfigError(
+            f"no model is configured by a {type(config).__name__}; "
+            f"valid: {', '.join(c.__name__ for c in _MODELS)}"
+        )
+    return _MODELS[type(config)](config)
+
+
+def config_from_dict(values: Mapping[str, Any]) -> Any:
+    """The inverse of ``dataclasses.asdict``, for JSON.
+
+    Args:
+        values: field name -> value, with `family`.
+
+    Returns:
+        The configuration of that family.
+
+    Raises:
+        ConfigError: unknown family or fields (with the nearest names), missing fields, values of the wrong
+            type or out of range; all that were found.
+    """
+    family = values.get("family")
+    if family not in _FAMILIES:
+        raise ConfigError(unknown("model family", str(family), _FAMILIES))
+    fields = {field.name: field for field in dataclasses.fields(_FAMILIES[family])}
+    problems = [unknown(f"{family} field", name, fields) for name in values if name not in fields]
+    for name, field in fields.items():
+        if name not in values:
+            if field.default is dataclasses.MISSING:
+                problems.append(f"{family} field {name!r} is missing")
+        elif not _fits(values[name], field.type):
+            problems.append(
+                f"{family} field {name!r} is {values[name]!r}, must be {_type_name(field.type)}"
+            )
+    if problems:
+        raise ConfigError(problems)
+    return _FAMILIES[family](**values)
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind in (int, float) and isinstance(value, bool):
+        return False
+    return isinstance(value, (int, float) if kind is float else kind)
+
+
+def _type_name(kind: Any) -> str:
+    return str(getattr(kind, "__name__", kind))

@@ -1,0 +1,1 @@
+"""Text without models: templates, option lists and chat formats."""

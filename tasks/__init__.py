@@ -1,0 +1,1 @@
+"""Registrations of tasks and mixtures; import the module of the collection you want, such as `tasks.starter`."""
