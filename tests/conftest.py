@@ -17,3 +17,11 @@ from hypothesis import settings  # noqa: E402
 # A deadline would make a test depend on how busy the machine is; the examples of a run are the same every time.
 settings.register_profile("house", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("house")
+
+import pytest  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def prepared_root(tmp_path_factory):
+    """One folder of prepared data for all tests that train on the starter tasks."""
+    return tmp_path_factory.mktemp("prepared")

@@ -23,9 +23,15 @@ CONFIGURABLES: dict[str, str] = {
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
     "adamw": "t5x_instruct.training.optimizers:adamw",
+    "adafactor": "t5x_instruct.training.adafactor:adafactor",
+    "lion": "t5x_instruct.training.optimizers:lion",
+    "sgd": "t5x_instruct.training.optimizers:sgd",
+    "with_ema": "t5x_instruct.training.optimizers:with_ema",
     "constant": "t5x_instruct.training.schedules:constant",
     "linear": "t5x_instruct.training.schedules:linear",
     "cosine": "t5x_instruct.training.schedules:cosine",
+    "wsd": "t5x_instruct.training.schedules:wsd",
+    "inverse_sqrt": "t5x_instruct.training.schedules:inverse_sqrt",
 }
 
 
@@ -107,7 +113,9 @@ MACROS: dict[str, Macro] = {
         float | None, "share of activations dropped (None: the model's own)", {"train": None}, minimum=0
     ),
     "LOSS_NORMALIZING_FACTOR": Macro(
-        float | None, "divisor of the summed loss (None: the trained tokens)", {"train": None}
+        float | Literal["per_example"] | None,
+        "divisor of the summed loss (None: the trained tokens; 'per_example': mean over examples)",
+        {"train": None},
     ),
     # Evaluation.
     "EVAL_EXAMPLES": Macro(int | None, "examples of each task (None: all)", {"train": 200, "eval": None}, minimum=1),

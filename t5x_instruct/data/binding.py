@@ -39,9 +39,7 @@ class BoundTask(NamedTuple):
     fingerprint: str
 
 
-def bind_mixture(
-    spec: PrepareSpec, vocabulary: Vocabulary
-) -> tuple[list[BoundTask], list[Path], list[dict[str, Any]]]:
+def bind_mixture(spec: PrepareSpec, vocabulary: Vocabulary) -> tuple[list[BoundTask], list[Path], list[dict[str, Any]]]:
     """The mixture's tasks, the files of their code, and the state of their data files."""
     prompt_format = make_prompt_format(spec.prompt_format, vocabulary)
     files = set(import_task_modules(spec.modules, spec.module_options))
@@ -55,9 +53,7 @@ def bind_mixture(
             original = seqio.TaskRegistry.get(name)
             task, tail = bind(original, vocabulary, prompt_format)
             role: Role = "held_out" if name in held_out else "train"
-            fingerprint = _task_fingerprint(
-                describer, original, tail, spec, vocabulary, prompt_format
-            )
+            fingerprint = _task_fingerprint(describer, original, tail, spec, vocabulary, prompt_format)
             bound.append(BoundTask(task, cluster, role, tail, fingerprint))
     bound.sort(key=lambda b: b.task.name)
     return bound, sorted(files | describer.code_files), state_of_files(describer.data_files)
@@ -76,9 +72,7 @@ def _held_out(spec: PrepareSpec, clusters: Mapping[str, Sequence[str]]) -> set[s
     return {task for name in spec.hold_out for task in (clusters.get(name) or [name])}
 
 
-def bind(
-    task: seqio.Task, vocabulary: Vocabulary, prompt_format: PromptFormat
-) -> tuple[seqio.Task, int]:
+def bind(task: seqio.Task, vocabulary: Vocabulary, prompt_format: PromptFormat) -> tuple[seqio.Task, int]:
     """A copy of a task that renders with the run's vocabulary.
 
     Args:
@@ -95,9 +89,7 @@ def bind(
         DataError: the task has no targets, or names a vocabulary that is not the run's.
     """
     if "targets" not in task.output_features:
-        raise DataError(
-            f"task {task.name!r} has no feature 'targets', only {sorted(task.output_features)}"
-        )
+        raise DataError(f"task {task.name!r} has no feature 'targets', only {sorted(task.output_features)}")
     features = {}
     tail = 0
     for name, feature in task.output_features.items():
@@ -130,9 +122,7 @@ def _check_same_vocabulary(task: str, feature: str, own: seqio.Vocabulary, run: 
     if own.eos_id != run.eos_id:
         differences.append(f"EOS {own.eos_id} instead of {run.eos_id}")
     if not differences:
-        differences = [
-            f"other ids for {s!r}" for s in SAMPLES if list(own.encode(s)) != run.encode(s)
-        ][:1]
+        differences = [f"other ids for {s!r}" for s in SAMPLES if list(own.encode(s)) != run.encode(s)][:1]
     if differences:
         raise DataError(
             f"task {task!r}: its feature {feature!r} has its own vocabulary {own}, which is not the "
@@ -185,13 +175,10 @@ def splits_of(bound: BoundTask, spec: PrepareSpec) -> list[str]:
     if bound.role == "held_out":
         splits = [s for s in spec.splits if s != "train" and s in has]
         if not splits:
-            raise DataError(
-                f"held-out task {name!r} has only the splits {sorted(has)}; add one of them to splits"
-            )
+            raise DataError(f"held-out task {name!r} has only the splits {sorted(has)}; add one of them to splits")
         return splits
     if "train" in spec.splits and "train" not in has:
         raise DataError(
-            f"task {name!r} has no split 'train' (only {sorted(has)}): hold it out, or take it out "
-            f"of {spec.mixture!r}"
+            f"task {name!r} has no split 'train' (only {sorted(has)}): hold it out, or take it out of {spec.mixture!r}"
         )
     return [s for s in spec.splits if s in has]

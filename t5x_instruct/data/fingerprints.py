@@ -89,9 +89,7 @@ class Describer:
         if isinstance(value, types.ModuleType):
             return ["module", value.__name__, self._code_of(value.__name__)]
         if isinstance(value, np.ndarray):
-            content = (
-                self.describe(value.tolist()) if value.dtype == object else value.tobytes().hex()
-            )
+            content = self.describe(value.tolist()) if value.dtype == object else value.tobytes().hex()
             return ["array", str(value.dtype), list(value.shape), sha256_of_json(content)]
         if isinstance(value, np.generic):
             return ["scalar", str(value.dtype), str(value)]

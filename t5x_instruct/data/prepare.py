@@ -96,9 +96,7 @@ def prepare(spec: PrepareSpec, progress: Progress = to_stderr) -> PreparedMixtur
     write_json(path, manifest)
     prepared = load_prepared(spec)
     if prepared is None:
-        raise DataError(
-            f"a task module of {spec.mixture!r} changed while it was prepared; prepare it again"
-        )
+        raise DataError(f"a task module of {spec.mixture!r} changed while it was prepared; prepare it again")
     return prepared
 
 
@@ -148,9 +146,7 @@ def _verbatim(name: str, example: Example, bound: BoundTask) -> str:
     return prompt_format.prompt(text) if prompt_format is not None and text else text
 
 
-def _rates(
-    spec: PrepareSpec, bound: Sequence[BoundTask], splits: Mapping[str, Any]
-) -> dict[str, float]:
+def _rates(spec: PrepareSpec, bound: Sequence[BoundTask], splits: Mapping[str, Any]) -> dict[str, float]:
     """The rate of each training task; functions are called with the rendered number of examples."""
     if "train" not in spec.splits:
         return {}
@@ -168,9 +164,7 @@ def _rates(
             if isinstance(provider, seqio.Mixture):
                 rate = float(provider.get_rate(seqio.TaskRegistry.get(name)))
             if not math.isfinite(rate) or rate < 0:
-                raise ConfigError(
-                    f"mixture {spec.mixture!r}: the rate of {name!r} is {rate}; it must be 0 or more"
-                )
+                raise ConfigError(f"mixture {spec.mixture!r}: the rate of {name!r} is {rate}; it must be 0 or more")
             rates[name] = rate
     return rates
 
@@ -218,9 +212,7 @@ def _manifest(
         }
         for b in bound
     ]
-    identity = [
-        [t["name"], t["fingerprint"], t["rate"], t["role"], sorted(t["splits"])] for t in tasks
-    ]
+    identity = [[t["name"], t["fingerprint"], t["rate"], t["role"], sorted(t["splits"])] for t in tasks]
     return {
         "format_version": FORMAT_VERSION,
         "mixture": spec.mixture,

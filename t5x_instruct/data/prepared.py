@@ -339,9 +339,7 @@ def manifest_path(spec: PrepareSpec, vocabulary: Vocabulary) -> Path:
         del asked[place]
     asked["hold_out"] = sorted(asked["hold_out"])
     prompt_format = make_prompt_format(spec.prompt_format, vocabulary).fingerprint
-    key = sha256_of_json(
-        [FORMAT_VERSION, asked, vocabulary.fingerprint, prompt_format, renderer_fingerprint()]
-    )
+    key = sha256_of_json([FORMAT_VERSION, asked, vocabulary.fingerprint, prompt_format, renderer_fingerprint()])
     return spec.root / "mixtures" / f"{folder_name(spec.mixture)}-{key[:16]}.json"
 
 
@@ -436,8 +434,7 @@ def ensure_prepared(spec: PrepareSpec, *, in_process: bool = False) -> PreparedM
     prepared = load_prepared(spec)
     if prepared is None:
         raise DataError(
-            f"`prepare` of {spec.mixture!r} ended well, but a task module or data file changed "
-            "meanwhile; run it again"
+            f"`prepare` of {spec.mixture!r} ended well, but a task module or data file changed meanwhile; run it again"
         )
     return prepared
 

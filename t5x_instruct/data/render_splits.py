@@ -33,9 +33,7 @@ PROGRESS_SECONDS = 5.0
 Progress = Callable[[str], None]
 
 
-def rows_of(
-    task: seqio.Task, split: str, seed: int, variants: int
-) -> Iterator[tuple[Mapping[str, Any], ...]]:
+def rows_of(task: seqio.Task, split: str, seed: int, variants: int) -> Iterator[tuple[Mapping[str, Any], ...]]:
     """Each example of a split as its renderings, one a variant."""
     datasets = []
     for variant in range(variants):
@@ -58,15 +56,11 @@ def rows_of(
     missing = object()
     for rows in itertools.zip_longest(*iterators, fillvalue=missing):
         if any(row is missing for row in rows):
-            raise DataError(
-                "its variants have different numbers of examples; filter before templates are drawn"
-            )
+            raise DataError("its variants have different numbers of examples; filter before templates are drawn")
         yield rows
 
 
-def to_example(
-    row: Mapping[str, Any], features: Collection[str], vocabulary: Vocabulary
-) -> tuple[Example, str | None]:
+def to_example(row: Mapping[str, Any], features: Collection[str], vocabulary: Vocabulary) -> tuple[Example, str | None]:
     """An example and, if it must be refused, why.
 
     Args:
@@ -101,9 +95,7 @@ def _ids(row: Mapping[str, Any], name: str, vocabulary: Vocabulary) -> np.ndarra
         raise DataError(f"{name} are {ids.dtype} of rank {ids.ndim}, not a list of token ids")
     if len(ids) and not (ids.min() >= 0 and ids.max() < vocabulary.vocab_size):
         wrong = ids[(ids < 0) | (ids >= vocabulary.vocab_size)][0]
-        raise DataError(
-            f"{name} have the id {wrong}, outside the vocabulary's 0 to {vocabulary.vocab_size - 1}"
-        )
+        raise DataError(f"{name} have the id {wrong}, outside the vocabulary's 0 to {vocabulary.vocab_size - 1}")
     return ids.astype(np.int32)
 
 

@@ -79,9 +79,7 @@ class SeqioVocabulary(seqio.Vocabulary):
             return ids
         if s.shape.rank != 1:
             raise ValueError(f"encode_tf takes a text or a list of texts, not rank {s.shape.rank}")
-        values, lengths = tf.numpy_function(
-            self._encode_array, [s], [tf.int32, tf.int64], stateful=False
-        )
+        values, lengths = tf.numpy_function(self._encode_array, [s], [tf.int32, tf.int64], stateful=False)
         values.set_shape([None])
         lengths.set_shape([None])
         return tf.RaggedTensor.from_row_lengths(values, lengths)

@@ -122,17 +122,13 @@ class TokenizerVocabulary:
         self.chat_template: ChatTemplate | None = None
         self._chat_source = chat_template
         if chat_template is not None:
-            self.chat_template = ChatTemplate(
-                chat_template, bos_token=bos_token or "", eos_token=eos_token
-            )
+            self.chat_template = ChatTemplate(chat_template, bos_token=bos_token or "", eos_token=eos_token)
 
     def _id_of(self, role: str, token: str) -> int:
         token_id = self._tokenizer.token_to_id(token)
         if token_id is None:
             close = nearest(token, self._tokenizer.get_vocab(with_added_tokens=True))
-            raise DataError(
-                f"{role} {token!r} is not a token of the tokenizer; nearest: {', '.join(close)}"
-            )
+            raise DataError(f"{role} {token!r} is not a token of the tokenizer; nearest: {', '.join(close)}")
         return int(token_id)
 
     def encode(self, text: str) -> list[int]:

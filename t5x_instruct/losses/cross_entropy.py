@@ -97,9 +97,7 @@ def cross_entropy(
         chunk=T if chunk_size is None else min(chunk_size, T),
     )
     weights_BT = weights_BT.astype(jnp.float32)
-    loss_sum, token_losses_BT, correct_BT = _summed(
-        settings, hidden_BTD, unembedding.kernel_DV, targets_BT, weights_BT
-    )
+    loss_sum, token_losses_BT, correct_BT = _summed(settings, hidden_BTD, unembedding.kernel_DV, targets_BT, weights_BT)
     return LossOutput(
         loss_sum=loss_sum,
         weight_sum=jax.lax.stop_gradient(weights_BT.sum()),
@@ -165,9 +163,7 @@ def _run(
         return x_BT.reshape(B, count, C).transpose(1, 0, 2)
 
     padded_order = jnp.pad(order_BT, ((0, 0), (0, count * C - T)))
-    padded_weights = jnp.pad(
-        jnp.take_along_axis(weights_BT, order_BT, axis=1), ((0, 0), (0, count * C - T))
-    )
+    padded_weights = jnp.pad(jnp.take_along_axis(weights_BT, order_BT, axis=1), ((0, 0), (0, count * C - T)))
 
     def body(kernel_grad_DV: Any, piece: tuple[jax.Array, jax.Array]) -> tuple[Any, _Piece]:
         order_BC, weights_BC = piece
@@ -185,9 +181,7 @@ def _run(
         return jax.lax.cond((weights_BC != 0.0).any(), run, skip, kernel_grad_DV)
 
     start: Any = jnp.zeros(kernel_DV.shape, jnp.float32) if with_gradients else None
-    kernel_grad_DV, pieces = jax.lax.scan(
-        body, start, (pieces_of(padded_order), pieces_of(padded_weights))
-    )
+    kernel_grad_DV, pieces = jax.lax.scan(body, start, (pieces_of(padded_order), pieces_of(padded_weights)))
 
     def back(x: jax.Array) -> jax.Array:
         """Pieces [count, batch, chunk, ...] to [batch, length, ...] in the order of the row."""
@@ -245,9 +239,7 @@ def _piece(
     grad_BCV = _before_cap(settings, grad_BCV, logits_BCV, ids_V)
     grad_BCV = grad_BCV.astype(hidden_BCD.dtype)
     hidden_grad_BCD = jnp.einsum("bcv,dv->bcd", grad_BCV, kernel_DV)
-    kernel_grad_DV += jnp.einsum(
-        "bcd,bcv->dv", hidden_BCD, grad_BCV, preferred_element_type=jnp.float32
-    )
+    kernel_grad_DV += jnp.einsum("bcd,bcv->dv", hidden_BCD, grad_BCV, preferred_element_type=jnp.float32)
     # The sum over the batch leaves each device with its own rows of the kernel's gradient.
     kernel_grad_DV = constrain(kernel_grad_DV, ("embed", "vocab"))
     return kernel_grad_DV, _Piece(losses_BC, token_losses_BC, correct_BC, hidden_grad_BCD)
@@ -256,9 +248,7 @@ def _piece(
 def _logits(settings: _Settings, hidden_BCD: jax.Array, kernel_DV: jax.Array) -> jax.Array:
     """float32 [batch, chunk, rows]; rows that are padding hold a value whose exponential is 0."""
     hidden_BCD = constrain(hidden_BCD, ("batch", "length", None))
-    logits_BCV = jnp.einsum(
-        "bcd,dv->bcv", hidden_BCD, kernel_DV, preferred_element_type=jnp.float32
-    )
+    logits_BCV = jnp.einsum("bcd,dv->bcv", hidden_BCD, kernel_DV, preferred_element_type=jnp.float32)
     logits_BCV = constrain(logits_BCV, ("batch", "length", "vocab"))
     if settings.multiplier != 1.0:
         logits_BCV *= settings.multiplier
@@ -271,9 +261,7 @@ def _logits(settings: _Settings, hidden_BCD: jax.Array, kernel_DV: jax.Array) ->
     return logits_BCV
 
 
-def _before_cap(
-    settings: _Settings, grad_BCV: jax.Array, logits_BCV: jax.Array, ids_V: jax.Array
-) -> jax.Array:
+def _before_cap(settings: _Settings, grad_BCV: jax.Array, logits_BCV: jax.Array, ids_V: jax.Array) -> jax.Array:
     """Gradient by ``hidden @ kernel`` from the gradient by the logits; 0 on padding rows."""
     if settings.vocab_size < logits_BCV.shape[-1]:
         grad_BCV = jnp.where(ids_V < settings.vocab_size, grad_BCV, 0.0)

@@ -31,9 +31,7 @@ class Model(Protocol):
         """The tree of `init` with a tuple of logical axis names for each array."""
         ...
 
-    def hidden(
-        self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None
-    ) -> jax.Array:
+    def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
         """Final hidden states [batch, length, embed] of all targets at once; no dropout without a key."""
         ...
 

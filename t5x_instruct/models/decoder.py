@@ -83,9 +83,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} is {getattr(self, name)}, must be at least 1"
-            for name in _SIZES
-            if getattr(self, name) < 1
+            f"{name} is {getattr(self, name)}, must be at least 1" for name in _SIZES if getattr(self, name) < 1
         ]
         for name, value, valid in (
             ("activation", self.activation, ACTIVATIONS),
@@ -96,13 +94,9 @@ class DecoderConfig:
             if value not in valid:
                 problems.append(unknown(name, value, valid))
         if self.num_kv_heads >= 1 and self.num_heads % self.num_kv_heads:
-            problems.append(
-                f"num_heads is {self.num_heads}, must be a multiple of num_kv_heads, {self.num_kv_heads}"
-            )
+            problems.append(f"num_heads is {self.num_heads}, must be a multiple of num_kv_heads, {self.num_kv_heads}")
         if self.head_dim % 2:
-            problems.append(
-                f"head_dim is {self.head_dim}, must be even: rotary positions turn pairs"
-            )
+            problems.append(f"head_dim is {self.head_dim}, must be even: rotary positions turn pairs")
         if not 0.0 <= self.dropout_rate < 1.0:
             problems.append(f"dropout_rate is {self.dropout_rate}, must be in [0, 1)")
         if self.rope_theta <= 0.0:
@@ -187,9 +181,7 @@ class DecoderStack(nn.Module):
         layer_class = DecoderLayer
         if c.remat != "none":
             # Within a scan the recomputation cannot be merged away, and the barriers would only cost time.
-            layer_class = nn.remat(
-                DecoderLayer, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers
-            )
+            layer_class = nn.remat(DecoderLayer, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers)
         carry = (x_BTD, cache)
         if c.scan_layers:
             layers = nn.scan(
@@ -275,9 +267,7 @@ class DecoderModel:
         )
         return axes
 
-    def hidden(
-        self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None
-    ) -> jax.Array:
+    def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
         """Final hidden states of all tokens at once.
 
         Args:
@@ -353,16 +343,13 @@ class DecoderModel:
         """
         T, S = tokens_BT.shape[1], cache["positions"].shape[1]
         if T > S:
-            raise ValueError(
-                f"a step of {T} tokens does not fit a cache of {S} slots; init_cache needs at least {T}"
-            )
+            raise ValueError(f"a step of {T} tokens does not fit a cache of {S} slots; init_cache needs at least {T}")
         index = cache["index"]
         positions_BS = jax.lax.dynamic_update_slice(
             cache["positions"], positions_BT.astype(jnp.int32), (jnp.zeros((), jnp.int32), index)
         )
         queries, keys = (
-            Tokens((positions >= 0).astype(jnp.int32), positions)
-            for positions in (positions_BT, positions_BS)
+            Tokens((positions >= 0).astype(jnp.int32), positions) for positions in (positions_BT, positions_BS)
         )
         kv = KVCache(cache["key"], cache["value"], index)
         hidden, kv = self._network.apply({"params": params}, tokens_BT, queries, keys, kv)

@@ -44,9 +44,7 @@ def logits_of(hidden_BTD: jax.Array, unembedding: Unembedding) -> jax.Array:
         float32 [batch, length, rows of the head]; rows that are padding hold `NEVER`.
     """
     kernel_DV = unembedding.kernel_DV.astype(hidden_BTD.dtype)
-    logits_BTV = jnp.einsum(
-        "btd,dv->btv", hidden_BTD, kernel_DV, preferred_element_type=jnp.float32
-    )
+    logits_BTV = jnp.einsum("btd,dv->btv", hidden_BTD, kernel_DV, preferred_element_type=jnp.float32)
     logits_BTV *= unembedding.multiplier
     if unembedding.soft_cap is not None:
         logits_BTV = unembedding.soft_cap * jnp.tanh(logits_BTV / unembedding.soft_cap)

@@ -23,8 +23,7 @@ def make_model(config: Any) -> Model:
     """
     if type(config) not in _MODELS:
         raise ConfigError(
-            f"no model is configured by a {type(config).__name__}; "
-            f"valid: {', '.join(c.__name__ for c in _MODELS)}"
+            f"no model is configured by a {type(config).__name__}; valid: {', '.join(c.__name__ for c in _MODELS)}"
         )
     return _MODELS[type(config)](config)
 
@@ -52,9 +51,7 @@ def config_from_dict(values: Mapping[str, Any]) -> Any:
             if field.default is dataclasses.MISSING:
                 problems.append(f"{family} field {name!r} is missing")
         elif not _fits(values[name], field.type):
-            problems.append(
-                f"{family} field {name!r} is {values[name]!r}, must be {_type_name(field.type)}"
-            )
+            problems.append(f"{family} field {name!r} is {values[name]!r}, must be {_type_name(field.type)}")
     if problems:
         raise ConfigError(problems)
     return _FAMILIES[family](**values)

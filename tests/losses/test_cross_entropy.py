@@ -85,9 +85,7 @@ def test_equals_the_naive_loss(
         return 1.7 * out[0], out
 
     (value, out), gradient = jax.value_and_grad(ours, (0, 1), has_aux=True)(hidden, kernel)
-    (expected, parts), expected_gradient = jax.value_and_grad(theirs, (0, 1), has_aux=True)(
-        hidden, kernel
-    )
+    (expected, parts), expected_gradient = jax.value_and_grad(theirs, (0, 1), has_aux=True)(hidden, kernel)
     close = partial(np.testing.assert_allclose, rtol=2e-5, atol=2e-5)
     close(value, expected)
     close(out.token_losses_BT, parts[1])
@@ -95,9 +93,7 @@ def test_equals_the_naive_loss(
     close(out.weight_sum, weights_BT.sum())
     jax.tree.map(close, gradient, expected_gradient)
     # Without a gradient another program runs; it gives the same.
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), ours(hidden, kernel)[1], out
-    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), ours(hidden, kernel)[1], out)
 
 
 def test_gradient_by_the_weights() -> None:
@@ -109,9 +105,7 @@ def test_gradient_by_the_weights() -> None:
         head = Unembedding(kernel)
         return cross_entropy(hidden, head, targets, weights, chunk_size=2, **settings_).loss_sum
 
-    expected = jax.grad(lambda w: naive(hidden, Unembedding(kernel), targets, w, 0.1, 0.1)[0])(
-        weights
-    )
+    expected = jax.grad(lambda w: naive(hidden, Unembedding(kernel), targets, w, 0.1, 0.1)[0])(weights)
     np.testing.assert_allclose(jax.grad(ours)(weights), expected, rtol=1e-5)
 
 
@@ -143,9 +137,7 @@ def test_all_zero_weights() -> None:
     hidden, kernel, targets = arrays(0)
 
     def loss(hidden: Any, kernel: Any) -> tuple[jax.Array, LossOutput]:
-        out = cross_entropy(
-            hidden, Unembedding(kernel), targets, jnp.zeros((B, T)), z_loss=0.1, label_smoothing=0.1
-        )
+        out = cross_entropy(hidden, Unembedding(kernel), targets, jnp.zeros((B, T)), z_loss=0.1, label_smoothing=0.1)
         return out.loss_sum, out
 
     (value, out), gradient = jax.value_and_grad(loss, (0, 1), has_aux=True)(hidden, kernel)
@@ -182,9 +174,7 @@ def test_target_that_is_no_token(bad: int) -> None:
 
 def test_equal_logits_count_the_first_as_predicted() -> None:
     targets = np.array([[0, 1, 2]])
-    out = cross_entropy(
-        jnp.ones((1, 3, D)), Unembedding(jnp.zeros((D, V))), targets, jnp.ones((1, 3))
-    )
+    out = cross_entropy(jnp.ones((1, 3, D)), Unembedding(jnp.zeros((D, V))), targets, jnp.ones((1, 3)))
     np.testing.assert_array_equal(out.token_correct_BT, [[1.0, 0.0, 0.0]])
 
 
@@ -215,15 +205,11 @@ def test_micro_batches_in_a_scan_add_up() -> None:
         def body(total: Any, part: Any) -> tuple[Any, None]:
             return jax.tree.map(jnp.add, total, jax.value_and_grad(loss)(kernel, *part)), None
 
-        split = jax.tree.map(
-            lambda x: x.reshape(4, 2, *x.shape[1:]), (hidden, jnp.asarray(targets), weights)
-        )
+        split = jax.tree.map(lambda x: x.reshape(4, 2, *x.shape[1:]), (hidden, jnp.asarray(targets), weights))
         return jax.lax.scan(body, (jnp.zeros(()), jnp.zeros_like(kernel)), split)[0]
 
     whole = jax.value_and_grad(loss)(kernel, hidden, targets, weights)
-    jax.tree.map(
-        partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), jax.jit(parts)(kernel), whole
-    )
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), jax.jit(parts)(kernel), whole)
 
 
 def test_sharded_equals_single_device() -> None:
@@ -247,9 +233,7 @@ def test_sharded_equals_single_device() -> None:
     spec = jax.sharding.PartitionSpec
     rows_cut, kernel_cut = place(spec(("data", "fsdp"))), place(spec("fsdp", "model"))
     with activation_rules(mesh):
-        got = jax.jit(run, in_shardings=(rows_cut, kernel_cut, rows_cut, rows_cut))(
-            hidden, kernel, targets, weights
-        )
+        got = jax.jit(run, in_shardings=(rows_cut, kernel_cut, rows_cut, rows_cut))(hidden, kernel, targets, weights)
     expected = jax.jit(run)(hidden, kernel, targets, weights)
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), got, expected)
 
@@ -286,9 +270,7 @@ def test_no_array_of_all_logits() -> None:
 
     def chunked(hidden: Any, kernel: Any) -> jax.Array:
         head = Unembedding(kernel, soft_cap=3.0, vocab_size=100)
-        return cross_entropy(
-            hidden, head, targets, weights, z_loss=0.1, label_smoothing=0.1, chunk_size=chunk
-        ).loss_sum
+        return cross_entropy(hidden, head, targets, weights, z_loss=0.1, label_smoothing=0.1, chunk_size=chunk).loss_sum
 
     def whole(hidden: Any, kernel: Any) -> jax.Array:
         return naive(hidden, Unembedding(kernel), targets, weights, 0.0, 0.0)[0]

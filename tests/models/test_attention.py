@@ -13,9 +13,7 @@ B, T, S, N, K, H = 2, 7, 9, 6, 2, 4
 
 def inputs() -> tuple[tuple[Any, Any, Any], Tokens, Tokens]:
     rng = np.random.default_rng(0)
-    q, k, v = (
-        rng.normal(size=(B, *shape, H)).astype(np.float32) for shape in ((T, N), (S, K), (S, K))
-    )
+    q, k, v = (rng.normal(size=(B, *shape, H)).astype(np.float32) for shape in ((T, N), (S, K), (S, K)))
     queries = Tokens(rng.integers(0, 3, (B, T)), rng.integers(0, 6, (B, T)))
     keys = Tokens(rng.integers(0, 3, (B, S)), rng.integers(0, 6, (B, S)))
     return (jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)), queries, keys

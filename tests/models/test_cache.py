@@ -35,9 +35,7 @@ def test_left_padded_prefill_and_decode(changes: dict[str, Any], pieces: tuple[i
     start, outputs = 0, []
     for size in pieces:
         here = slice(start, start + size)
-        hidden, cache = step(
-            params, cache, prompts[:, here], np.maximum(positions[:, here], -1).astype(np.int32)
-        )
+        hidden, cache = step(params, cache, prompts[:, here], np.maximum(positions[:, here], -1).astype(np.int32))
         outputs.append(np.asarray(hidden))
         start += size
     for i in range(3):
@@ -66,9 +64,7 @@ def test_step_keeps_the_cache_tree() -> None:
     cache = model.init_cache(2, 6)
     positions = np.tile(np.arange(3), (2, 1))
     _, after = jax.eval_shape(model.step, params, cache, TOKENS[:2, :3], positions)
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(
-        lambda x: (x.shape, x.dtype), cache
-    )
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == jax.tree.map(lambda x: (x.shape, x.dtype), cache)
     assert model.encode(params, {}) is None
 
 

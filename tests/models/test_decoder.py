@@ -75,9 +75,7 @@ def test_absent_segments_and_positions(tiny_model: Any) -> None:
     packed = tiny.packed(EXAMPLES, LENGTH)
     without = {k: v for k, v in packed.items() if k != "decoder_positions"}
     real = packed["decoder_segment_ids"] > 0
-    np.testing.assert_allclose(
-        hidden(params, packed)[real], hidden(params, without)[real], atol=1e-5
-    )
+    np.testing.assert_allclose(hidden(params, packed)[real], hidden(params, without)[real], atol=1e-5)
 
 
 def gradients(model: DecoderModel, params: Any) -> tuple[jax.Array, Any]:
@@ -99,9 +97,7 @@ def assert_close(got: Any, expected: Any, tolerance: float) -> None:
 @pytest.mark.parametrize("changes", [{"remat": "dots"}, {"remat": "full"}, {"attention_chunk": 64}])
 def test_memory_options_change_no_value(changes: dict[str, Any]) -> None:
     model, params = tiny.model_and_params()
-    assert_close(
-        gradients(DecoderModel(tiny.config(**changes)), params), gradients(model, params), 1e-5
-    )
+    assert_close(gradients(DecoderModel(tiny.config(**changes)), params), gradients(model, params), 1e-5)
 
 
 @pytest.mark.parametrize("remat", ["none", "full"])
@@ -166,10 +162,7 @@ def test_sharded_equals_single_device() -> None:
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=2))
     shardings = tree_shardings(params, model.param_axes(), mesh)
     sharded = jax.device_put(params, shardings)
-    assert (
-        len({s.data.shape for s in sharded["decoder"]["logits_dense"]["kernel"].addressable_shards})
-        == 1
-    )
+    assert len({s.data.shape for s in sharded["decoder"]["logits_dense"]["kernel"].addressable_shards}) == 1
     assert sharded["decoder"]["logits_dense"]["kernel"].addressable_shards[0].data.shape == (8, 20)
     with activation_rules(mesh):
         got = jax.jit(run, out_shardings=(None, shardings))(sharded)

@@ -76,9 +76,7 @@ def test_loss_and_gradients(case: str) -> None:
     def loss(params: Any) -> jax.Array:
         hidden = model.hidden(params, batch_of(golden))
         head = model.unembedding(params)
-        return cross_entropy(
-            hidden, head, golden["targets"], golden["weights"], chunk_size=4
-        ).loss_sum
+        return cross_entropy(hidden, head, golden["targets"], golden["weights"], chunk_size=4).loss_sum
 
     value, gradient = jax.jit(jax.value_and_grad(loss))(params)
     np.testing.assert_allclose(value, golden["loss"], rtol=1e-5)
@@ -152,8 +150,6 @@ def test_second_head_beside_a_tied_one() -> None:
     config = config_of(golden)
     given = tensors(golden, "tensor")
     same = given | {"lm_head.weight": given["model.embed_tokens.weight"]}
-    jax.tree.map(
-        np.testing.assert_array_equal, params_from_hf(same, config), params_from_hf(given, config)
-    )
+    jax.tree.map(np.testing.assert_array_equal, params_from_hf(same, config), params_from_hf(given, config))
     with pytest.raises(CheckpointError, match="tie_embeddings=False"):
         params_from_hf(given | {"lm_head.weight": given["model.embed_tokens.weight"] + 1}, config)

@@ -30,6 +30,4 @@ def test_made_again_they_are_the_same(tmp_path: Path) -> None:
                     pick = clear if key == "generated" else ...
                     np.testing.assert_array_equal(new[key][pick], old[key][pick], err_msg=key)
                 else:
-                    np.testing.assert_allclose(
-                        new[key], old[key], rtol=1e-4, atol=1e-4, err_msg=key
-                    )
+                    np.testing.assert_allclose(new[key], old[key], rtol=1e-4, atol=1e-4, err_msg=key)

@@ -40,17 +40,13 @@ class KVCache(NamedTuple):
     value_LBSKH: jax.Array
     slot: jax.Array
 
-    def updated(
-        self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array
-    ) -> tuple[jax.Array, jax.Array, "KVCache"]:
+    def updated(self, layer: jax.Array, k_BTKH: jax.Array, v_BTKH: jax.Array) -> tuple[jax.Array, jax.Array, "KVCache"]:
         """Writes one layer's new slots; gives all slots of the layer and the new cache."""
 
         def write(all_LBSKH: jax.Array, new_BTKH: jax.Array) -> jax.Array:
             new = new_BTKH[None].astype(all_LBSKH.dtype)
             zero = jnp.zeros((), jnp.int32)
-            return jax.lax.dynamic_update_slice(
-                all_LBSKH, new, (layer, zero, self.slot, zero, zero)
-            )
+            return jax.lax.dynamic_update_slice(all_LBSKH, new, (layer, zero, self.slot, zero, zero))
 
         keys, values = write(self.key_LBSKH, k_BTKH), write(self.value_LBSKH, v_BTKH)
         at_layer = partial(jax.lax.dynamic_index_in_dim, index=layer, axis=0, keepdims=False)
@@ -104,9 +100,7 @@ def attend(
         scores = jnp.einsum("bkmh,bkhs->bkms", q_BKMH, k_BKHS, preferred_element_type=jnp.float32)
         scores = scores.reshape(B, K, N // K, C, -1)
         scores += jnp.where(seen_BCS, 0.0, _HIDDEN)[:, None, None]
-        weights = (
-            jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype).reshape(*q_BKMH.shape[:3], -1)
-        )
+        weights = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype).reshape(*q_BKMH.shape[:3], -1)
         out_BKMH = jnp.einsum("bkms,bksh->bkmh", weights, v_BKSH)
         out_BCNH = out_BKMH.reshape(B, K, N // K, C, H).transpose(0, 3, 1, 2, 4).reshape(B, C, N, H)
         return out_BCNH * seen_BCS.any(axis=-1)[:, :, None, None]

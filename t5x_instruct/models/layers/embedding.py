@@ -28,9 +28,7 @@ class Embed(nn.Module):
         """Maps int32 [batch, length] to [batch, length, features]."""
         table_VD = self.param(
             "embedding",
-            nn.with_logical_partitioning(
-                nn.initializers.normal(self.init_stddev), ("vocab", "embed")
-            ),
+            nn.with_logical_partitioning(nn.initializers.normal(self.init_stddev), ("vocab", "embed")),
             (self.rows, self.features),
             jnp.float32,
         )

@@ -1,0 +1,229 @@
+"""A model with its vocabulary: text in, text out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.types import Batch, Params
+from t5x_instruct.decoding.batches import mesh_of, on_mesh
+from t5x_instruct.decoding.generate import generate
+from t5x_instruct.decoding.sampling import Sampling
+from t5x_instruct.decoding.scoring import score
+from t5x_instruct.templates.chat import ChatFormat, PlainFormat, PromptFormat
+
+if TYPE_CHECKING:
+    from t5x_instruct.data.vocabularies import Vocabulary
+    from t5x_instruct.models.api import Model
+
+
+class LanguageModel:
+    """Generate, score and chat with a model in plain strings.
+
+    ```
+    lm = t5x_instruct.load("out/my_run")
+    lm.generate(["Name three rivers of Portugal."], max_new_tokens=40)
+    lm.score(["2 + 2 ="] * 2, [" 4", " 5"])           # log-likelihoods; the larger is the likelier
+    lm.chat([{"role": "user", "content": "Hello! Who are you?"}])
+    ```
+
+    A prompt is first put into the form the model was trained on, its prompt format: for a chat model one user turn
+    of its chat template, for others the text itself. `raw=True` passes text to the model as it is.
+
+    Attributes:
+        model: the model (see `models/api.py`).
+        params: its parameters.
+        vocabulary: text to token ids and back.
+        prompt_format: how an instruction becomes the string the model is given.
+    """
+
+    def __init__(
+        self,
+        model: "Model",
+        params: Params,
+        vocabulary: "Vocabulary",
+        prompt_format: PromptFormat | None = None,
+    ):
+        """Brings the parts together.
+
+        Args:
+            model: the model.
+            params: its parameters, on any devices.
+            vocabulary: must fit the model: no id may be beyond the model's vocabulary.
+            prompt_format: by default the vocabulary's chat template if it has one, else the text as it is.
+
+        Raises:
+            ConfigError: the vocabulary has more ids than the model.
+        """
+        if vocabulary.vocab_size > model.config.vocab_size:
+            raise ConfigError(
+                f"the vocabulary has {vocabulary.vocab_size} ids, the model knows {model.config.vocab_size}; "
+                "load the vocabulary that belongs to the model"
+            )
+        if prompt_format is None:
+            chat_template = vocabulary.chat_template
+            prompt_format = ChatFormat(chat_template) if chat_template else PlainFormat()
+        self.model = model
+        self.params = params
+        self.vocabulary = vocabulary
+        self.prompt_format = prompt_format
+
+    def generate(
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        *,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 32,
+        raw: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> list[str]:
+        """Answers each prompt.
+
+        Args:
+            prompts: instructions, any number of any length; they are batched by length.
+            max_new_tokens: answers end here if the model has not ended them before.
+            temperature: 0 for the most likely token each time (the same answer every time); around 0.7 for variety.
+            top_k: with a temperature: draw from this many most likely tokens only; 0 means all.
+            top_p: with a temperature: draw from the most likely tokens that together reach this probability.
+            seed: another seed draws other answers; the same seed the same ones.
+            batch_size: prompts answered at once: more is faster until memory ends.
+            raw: pass the prompts to the model as they are, without the prompt format.
+            progress: called with (answers done, all) from time to time.
+
+        Returns:
+            The answers, without the end token, in the order of `prompts`.
+
+        Raises:
+            ConfigError: `prompts` is a single string, or a number is out of its range.
+        """
+        _refuse_string("prompts", prompts)
+        answers = generate(
+            self.model,
+            self.params,
+            [self._prompt_ids(prompt, raw) for prompt in prompts],
+            max_new_tokens=max_new_tokens,
+            eos_id=self.vocabulary.eos_id,
+            pad_id=self.vocabulary.pad_id,
+            sampling=Sampling(temperature, top_k, top_p),
+            seed=seed,
+            batch_size=batch_size,
+            progress=progress,
+        )
+        return [self.vocabulary.decode(answer.tolist()) for answer in answers]
+
+    def score(
+        self,
+        prompts: Sequence[str],
+        responses: Sequence[str],
+        *,
+        batch_size: int = 32,
+        raw: bool = False,
+        ends: bool = True,
+        per_token: bool = False,
+    ) -> np.ndarray:
+        """Log-likelihood of each response given its prompt.
+
+        Args:
+            prompts: instructions.
+            responses: one response for each prompt.
+            batch_size: pairs scored at once.
+            raw: take the prompts as they are, without the prompt format.
+            ends: whether the response's end counts: the end token is scored as its last token.
+            per_token: divide by the number of tokens, which compares responses of unlike length more fairly.
+
+        Returns:
+            float32 [len(prompts)]: natural logarithms, 0 or below.
+
+        Raises:
+            ConfigError: a single string was given, or unlike numbers of prompts and responses.
+        """
+        _refuse_string("prompts", prompts)
+        _refuse_string("responses", responses)
+        if len(prompts) != len(responses):
+            raise ConfigError(f"{len(prompts)} prompts but {len(responses)} responses")
+        pairs = [
+            (self._prompt_ids(prompt, raw), self.response_ids(response, ends=ends))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        scores = score(
+            self.model,
+            self.params,
+            pairs,
+            start_id=self.vocabulary.start_id,
+            pad_id=self.vocabulary.pad_id,
+            batch_size=batch_size,
+        )
+        return scores.per_token if per_token else scores.log_likelihoods
+
+    def logits(self, batch: Batch) -> jax.Array:
+        """Logits of a batch as it is trained on.
+
+        Args:
+            batch: int32 [B, T] `decoder_input_tokens` and, if rows are padded or packed, `decoder_segment_ids` and
+                `decoder_positions` (see `common/types.py`).
+
+        Returns:
+            float32 [B, T, V]; for large T x V prefer `score`, which never holds all of them.
+        """
+        return _logits(self.model, mesh_of(self.params), self.params, dict(batch))
+
+    def chat(
+        self,
+        messages: Sequence[Mapping[str, str]],
+        max_new_tokens: int = 512,
+        temperature: float = 0.0,
+        *,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        seed: int = 0,
+    ) -> str:
+        """The model's next turn in a conversation.
+
+        Args:
+            messages: turns so far, e.g. ``[{"role": "user", "content": "Hello!"}]``; roles are those that the
+                model's chat template knows, commonly system, user and assistant.
+            max_new_tokens: see `generate`, as for the arguments that follow.
+            temperature: see `generate`.
+            top_k: see `generate`.
+            top_p: see `generate`.
+            seed: see `generate`.
+
+        Returns:
+            The answer's text; append it as an ``assistant`` message to go on.
+
+        Raises:
+            ConfigError: the vocabulary has no chat template.
+        """
+        template = self.vocabulary.chat_template
+        if template is None:
+            raise ConfigError("this model's vocabulary has no chat template; use generate(), or load a chat model")
+        prompt = template.render(list(messages), add_generation_prompt=True)
+        return self.generate([prompt], max_new_tokens, temperature, top_k=top_k, top_p=top_p, seed=seed, raw=True)[0]
+
+    def response_ids(self, response: str, *, ends: bool = True) -> np.ndarray:
+        """Token ids of a response, int32 [length], with the end token if it `ends`."""
+        ids = self.vocabulary.encode(response) + ([self.vocabulary.eos_id] if ends else [])
+        return np.asarray(ids, np.int32)
+
+    def _prompt_ids(self, prompt: str, raw: bool) -> np.ndarray:
+        text = prompt if raw else self.prompt_format.prompt(prompt)
+        return np.asarray(self.vocabulary.encode(text) or [self.vocabulary.start_id], np.int32)
+
+
+@partial(jax.jit, static_argnames=("model", "mesh"))
+def _logits(model: "Model", mesh: Mesh | None, params: Params, batch: dict[str, jax.Array]) -> jax.Array:
+    with on_mesh(mesh):
+        return model.logits(params, model.hidden(params, batch))
+
+
+def _refuse_string(name: str, value: Sequence[str]) -> None:
+    if isinstance(value, str):
+        raise ConfigError(f"{name} is one string; give a list, e.g. [{value[:40]!r}]")

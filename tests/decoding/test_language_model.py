@@ -1,0 +1,101 @@
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.data.vocabularies import ByteVocabulary
+from t5x_instruct.decoding import LanguageModel
+from t5x_instruct.templates.chat import ChatFormat, ChatTemplate
+from tests.decoding.alphabet import alphabet_model
+from tests.decoding.tiny_models import TinyAttention
+
+VOCABULARY = ByteVocabulary()
+
+
+class ChattyBytes(ByteVocabulary):
+    """Bytes with a chat template."""
+
+    chat_template = ChatTemplate(
+        "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}.{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>a{% endif %}"
+    )
+
+
+@pytest.fixture(scope="module")
+def attention_lm() -> LanguageModel:
+    model = TinyAttention(VOCABULARY.vocab_size, VOCABULARY.vocab_size)
+    return LanguageModel(model, model.init(jax.random.key(1)), VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def alphabet() -> tuple[Any, Any]:
+    return alphabet_model()
+
+
+def test_generate_in_order_without_the_end_token(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, VOCABULARY)
+    assert lm.generate(["w", "the letters after u", "ab"], max_new_tokens=4) == ["xyz", "vwxy", "cdef"]
+    assert lm.generate([]) == []
+
+
+def test_an_empty_prompt_starts_a_sequence(alphabet: Any) -> None:
+    assert LanguageModel(*alphabet, VOCABULARY).generate([""], max_new_tokens=3) == [""]
+
+
+def test_a_chat_model_is_asked_in_its_format_unless_raw(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, ChattyBytes())
+    assert isinstance(lm.prompt_format, ChatFormat)
+    assert lm.generate(["x"], max_new_tokens=2) == ["bc"]  # after "...<assistant>a"
+    assert lm.generate(["x"], max_new_tokens=2, raw=True) == ["yz"]
+
+
+def test_chat_renders_the_conversation(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, ChattyBytes())
+    turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
+    assert lm.chat([*turns, {"role": "user", "content": "go on"}], max_new_tokens=3) == "bcd"
+    with pytest.raises(ConfigError, match="no chat template"):
+        LanguageModel(*alphabet, VOCABULARY).chat(turns[:1])
+
+
+def test_scores_prefer_what_the_model_would_say(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, VOCABULARY)
+    likely, unlikely = lm.score(["x", "x"], ["yz", "zz"])
+    assert likely > -0.01 > -20 > unlikely
+    unended, ended = lm.score(["a"], ["bc"], ends=False)[0], lm.score(["a"], ["bc"])[0]
+    assert unended > -0.01 > -20 > ended
+    assert lm.score(["a"], ["bc"], per_token=True)[0] == pytest.approx(ended / 3)
+
+
+def test_scores_use_the_prompt_format(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, ChattyBytes())
+    assert lm.score(["x"], ["b"], ends=False)[0] > -0.01
+    assert lm.score(["x"], ["b"], ends=False, raw=True)[0] < -20
+
+
+def test_logits_agree_with_scores(attention_lm: LanguageModel) -> None:
+    tokens = np.asarray([VOCABULARY.encode("abcdef")], np.int32)
+    logits = attention_lm.logits({"decoder_input_tokens": tokens})
+    assert logits.shape == (1, 6, VOCABULARY.vocab_size)
+    log_probs = jax.nn.log_softmax(logits)[0]
+    expected = sum(log_probs[i - 1, tokens[0, i]] for i in range(2, 6))
+    scored = attention_lm.score(["ab"], ["cdef"], ends=False)[0]
+    assert scored == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_drawn_answers_repeat_with_the_seed(attention_lm: LanguageModel) -> None:
+    def draw(seed: int) -> list[str]:
+        return attention_lm.generate(["one", "two"], 12, 20.0, top_k=50, top_p=0.95, seed=seed)
+
+    assert draw(1) == draw(1) != draw(2)
+
+
+def test_misuse_is_explained(attention_lm: LanguageModel) -> None:
+    with pytest.raises(ConfigError, match="prompts is one string"):
+        attention_lm.generate("hello")
+    with pytest.raises(ConfigError, match="2 prompts but 1 responses"):
+        attention_lm.score(["a", "b"], ["c"])
+    small = TinyAttention(100, 100)
+    with pytest.raises(ConfigError, match="has 259 ids, the model knows 100"):
+        LanguageModel(small, {}, VOCABULARY)
