@@ -131,8 +131,28 @@ def summary_text(report_json: Path | str) -> str:
             if _figure(figures["before"], key) is not None or _figure(figures["after"], key) is not None
         ]
         lines.append(f"{name:<{width}}  {'   '.join(changes) or 'no figures'}")
+    for example in _spread(report["examples"], 5):
+        lines += ["", f"[{example['cluster']}, {example['task']}] {_one_line(example['prompt'])}"]
+        lines += [f"  {name:<8}{_one_line(example[name] or '')}" for name in ("target", "before", "after")]
+    lines += [""] if report["examples"] else []
     lines += [f"note: {problem}" for problem in report["problems"]]
     return "\n".join([*lines, f"report: {path.with_name(REPORT_HTML)}"])
+
+
+def _spread(examples: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """A few examples, in turn from every cluster and in each from every task."""
+    clusters: dict[str, dict[str, int]] = {}
+    order = []
+    for position, example in enumerate(examples):
+        tasks = clusters.setdefault(example["cluster"], {})
+        place = tasks[example["task"]] = tasks.get(example["task"], -1) + 1
+        order.append((place, list(tasks).index(example["task"]), position))
+    return [examples[position] for *_, position in sorted(order)[:count]]
+
+
+def _one_line(text: str, width: int = 100) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 3] + "..."
 
 
 def _shown(figures: Mapping[str, Any] | None, key: str) -> str:

@@ -123,6 +123,15 @@ def activation_rules(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]
         _ACTIVE.reset(token)
 
 
+def shard_count(axis: str) -> int:
+    """Into how many shards the active rules cut a logical axis of activations; 1 outside `activation_rules`."""
+    active = _ACTIVE.get()
+    if active is None:
+        return 1
+    mesh, rules = active
+    return math.prod(mesh.shape[a] for a in rules[axis])
+
+
 def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     """Tells the compiler how an activation is sharded; does nothing outside `activation_rules` or on one device.
 

@@ -5,6 +5,7 @@ Nothing here waits for the device but the reading of the metrics of the step bef
 
 import dataclasses
 import functools
+import itertools
 import math
 import signal
 import time
@@ -48,6 +49,7 @@ class LoopConfig:
         train_steps: steps of the whole run.
         checkpoint_period: steps between checkpoints; None: only at the end and when asked to stop.
         eval_period: steps between validation losses; None: only before the first and after the last step.
+        eval_steps: batches of a validation loss, always the same; None: the whole validation split.
         seed: of dropout.
         micro_batches: parts each batch is cut into.
         loss_normalizing_factor: None for the mean over trained tokens, a number to divide the sum by, or
@@ -57,6 +59,7 @@ class LoopConfig:
     train_steps: int
     checkpoint_period: int | None = None
     eval_period: int | None = None
+    eval_steps: int | None = None
     seed: int = 0
     micro_batches: int = 1
     loss_normalizing_factor: LossNormalizer = None
@@ -68,6 +71,7 @@ class LoopConfig:
                 ("TRAIN_STEPS", self.train_steps, 0),
                 ("CHECKPOINT_PERIOD", self.checkpoint_period, 1),
                 ("EVAL_PERIOD", self.eval_period, 1),
+                ("EVAL_STEPS", self.eval_steps, 1),
                 ("MICRO_BATCHES", self.micro_batches, 1),
             )
             if value is not None and value < least
@@ -130,7 +134,7 @@ class Trainer:
         )
 
     def validate(self, params: Any) -> dict[str, Any]:
-        """Loss, accuracy and the loss of each task over the whole validation split.
+        """Loss, accuracy and the loss of each task over the validation split, or its first `eval_steps` batches.
 
         Raises:
             ConfigError: the trainer was made without validation data.
@@ -140,7 +144,7 @@ class Trainer:
         loader = self._validation()
         eval_step = self.eval_step(len(loader.tasks))
         totals: dict[str, Any] = {}
-        for batch in loader:
+        for batch in itertools.islice(loader, self.config.eval_steps):
             sums = jax.device_get(eval_step(params, to_global(batch, self.mesh)))
             totals = {key: totals.get(key, 0.0) + np.asarray(value, np.float64) for key, value in sums.items()}
         if not totals:

@@ -13,6 +13,7 @@ from t5x_instruct.partitioning.rules import (
     activation_rules,
     constrain,
     partition_spec,
+    shard_count,
     tree_shardings,
 )
 
@@ -80,6 +81,13 @@ def test_constrain_shards_what_divides_and_leaves_the_rest():
     assert divided.sharding.spec == PartitionSpec("fsdp", "model")
     assert odd.sharding.is_equivalent_to(jax.sharding.NamedSharding(mesh, PartitionSpec(None, "model")), 2)
     assert isinstance(jax.jit(plain)(np.zeros((8, 4))).sharding, jax.sharding.SingleDeviceSharding)
+
+
+def test_shard_count_is_that_of_the_active_rules():
+    assert shard_count("batch") == 1
+    with activation_rules(make_mesh(MeshConfig(data=2, fsdp=2, model=2))):
+        assert shard_count("batch") == 4
+        assert shard_count("length") == 1
 
 
 def test_global_batch_keeps_its_rows():

