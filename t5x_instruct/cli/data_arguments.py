@@ -1,10 +1,6 @@
 """Arguments that say which tasks are meant and how they become tokens, shared by `tasks` and `prepare`."""
 
 import argparse
-import importlib
-import os
-import sys
-import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -73,22 +69,3 @@ def chosen_prompt_format(name: str, vocabulary: Any) -> str:
     if name != "auto":
         return name
     return "plain" if vocabulary.chat_template is None else "chat"
-
-
-def quiet_tensorflow() -> None:
-    """Imports TensorFlow without its start-up notes, which it writes past Python to standard error."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with tempfile.TemporaryFile() as notes:
-        os.dup2(notes.fileno(), 2)
-        try:
-            importlib.import_module("seqio")
-        except BaseException:
-            notes.seek(0)
-            os.write(kept, notes.read())  # what TensorFlow said may be the cause
-            raise
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)

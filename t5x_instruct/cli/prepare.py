@@ -10,9 +10,9 @@ from t5x_instruct.cli.data_arguments import (
     chosen_prompt_format,
     module_options,
     modules_of,
-    quiet_tensorflow,
 )
 from t5x_instruct.cli.output import add_json_argument, print_table
+from t5x_instruct.common.quiet_tensorflow import import_tensorflow
 
 COLUMNS = ("task", "cluster", "role", "split", "examples", "variants", "inputs_tokens", "targets_tokens", "refused")
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prepares what is not prepared yet and prints what there is."""
-    quiet_tensorflow()
+    import_tensorflow()
     from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared
     from t5x_instruct.data.vocabularies import load_vocabulary
     from t5x_instruct.runs.settings import default_prepared_dir

@@ -14,12 +14,12 @@ from t5x_instruct.cli.data_arguments import (
     chosen_prompt_format,
     module_options,
     modules_of,
-    quiet_tensorflow,
     read_pairs,
 )
 from t5x_instruct.cli.output import BOLD, DIM, GREEN, YELLOW, add_json_argument, colour, in_colour, print_json
 from t5x_instruct.cli.output import print_table as print_rows
 from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.common.quiet_tensorflow import import_tensorflow
 
 COLUMNS = ("task", "cluster", "source", "templates", "train", "validation", "metrics")
 FEATURES = ("inputs", "targets")
@@ -46,11 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Lists or shows."""
-    quiet_tensorflow()
+    import_tensorflow()
     return _list(args) if args.action == "list" else _show(args)
 
 
 def _list(args: argparse.Namespace) -> int:
+    import_tensorflow()
     import seqio
 
     from t5x_instruct.data import tasks
@@ -90,6 +91,8 @@ def _count(task: Any, split: str) -> int | None:
 def _show(args: argparse.Namespace) -> int:
     from t5x_instruct.data.prepare import preview
     from t5x_instruct.data.prepared import PrepareSpec
+
+    import_tensorflow()
     from t5x_instruct.data.tasks import import_task_modules, task_info
     from t5x_instruct.data.vocabularies import load_vocabulary
 

@@ -443,7 +443,7 @@ def _prepare_in_child(spec: PrepareSpec) -> None:
     with tempfile.TemporaryDirectory() as folder:
         spec_file, error_file = Path(folder) / "spec.json", Path(folder) / "error.txt"
         spec_file.write_text(json.dumps(spec.to_json()))
-        command = [sys.executable, "-m", "t5x_instruct.data.prepare"]
+        command = [sys.executable, "-m", "t5x_instruct.common.quiet_tensorflow", "t5x_instruct.data.prepare"]
         command += [str(spec_file), str(error_file)]
         # Task modules must be found as they are here; the accelerator belongs to this process.
         paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
