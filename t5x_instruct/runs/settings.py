@@ -1,0 +1,153 @@
+"""What a run is made of: the model, the data and the evaluation, as plain dataclasses."""
+
+import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.data.prepared import PrepareSpec
+from t5x_instruct.data.vocabularies import Vocabulary
+
+
+def default_prepared_dir() -> Path:
+    """Where prepared data goes unless a run says otherwise: ``$T5X_INSTRUCT_CACHE`` or ``~/.cache/t5x_instruct``."""
+    root = os.environ.get("T5X_INSTRUCT_CACHE") or Path.home() / ".cache" / "t5x_instruct"
+    return Path(root) / "prepared"
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelSettings:
+    """Which model a run starts from.
+
+    Attributes:
+        initial_checkpoint_path: a checkpoint's name or path (see `checkpoints.restore.open_source`); None: from
+            scratch, with `config` and `vocabulary`.
+        config: a model's configuration, e.g. `DecoderConfig`; None: the checkpoint's own.
+        vocabulary: what `data.vocabularies.load_vocabulary` takes; None: the checkpoint's own.
+        dtype: compute dtype; None: as configured.
+        remat: rematerialisation policy; None: as configured.
+        dropout_rate: None: as configured.
+    """
+
+    initial_checkpoint_path: str | None = None
+    config: Any = None
+    vocabulary: str | None = None
+    dtype: str | None = None
+    remat: str | None = None
+    dropout_rate: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.initial_checkpoint_path is None:
+            missing = [name for name in ("config", "vocabulary") if getattr(self, name) is None]
+            if missing:
+                raise ConfigError(
+                    f"a model from scratch needs {' and '.join('ModelSettings.' + name for name in missing)}; "
+                    "or name a checkpoint in INITIAL_CHECKPOINT_PATH"
+                )
+
+    def overridden(self, config: Any) -> Any:
+        """`config` with what this run says otherwise."""
+        changes = {
+            name: getattr(self, name) for name in ("dtype", "remat", "dropout_rate") if getattr(self, name) is not None
+        }
+        return dataclasses.replace(config, **changes)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataSettings:
+    """What a run is trained and evaluated on.
+
+    Attributes:
+        mixture_or_task_name: a name in seqio's registries.
+        mixture_or_task_module: modules or files that register it.
+        task_feature_lengths: ``{'inputs': tokens, 'targets': tokens}``; a decoder's rows have their sum.
+        batch_size: rows a step, over all hosts.
+        hold_out: clusters or tasks that are never trained on, and evaluated.
+        seed: of order, packing and templates.
+        variants: renderings of each example, one an epoch in turn.
+        packing: several examples a row.
+        overlong: "cut" or "refuse" what exceeds the lengths.
+        prompt_format: "chat", "plain", or "auto": chat if the vocabulary has a chat template.
+        prepared_dir: where prepared data lies.
+        module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
+    """
+
+    mixture_or_task_name: str
+    task_feature_lengths: Mapping[str, int]
+    batch_size: int
+    mixture_or_task_module: str | tuple[str, ...] = ("tasks",)
+    hold_out: tuple[str, ...] = ()
+    seed: int = 0
+    variants: int = 1
+    packing: bool = True
+    overlong: str = "cut"
+    prompt_format: str = "auto"
+    prepared_dir: Path | str | None = None
+    module_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if set(self.task_feature_lengths) != {"inputs", "targets"}:
+            problems.append(
+                f"TASK_FEATURE_LENGTHS = {dict(self.task_feature_lengths)}: needs exactly 'inputs' and 'targets'"
+            )
+        problems += [
+            f"TASK_FEATURE_LENGTHS[{name!r}] = {length}: must be at least 1"
+            for name, length in self.task_feature_lengths.items()
+            if length < 1
+        ]
+        for name, value, valid in (
+            ("overlong", self.overlong, ("cut", "refuse")),
+            ("prompt_format", self.prompt_format, ("auto", "chat", "plain")),
+        ):
+            if value not in valid:
+                problems.append(f"DataSettings.{name} = {value!r}: must be one of {', '.join(map(repr, valid))}")
+        if self.variants < 1:
+            problems.append(f"VARIANTS = {self.variants}: must be at least 1")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def root(self) -> Path:
+        """The folder of the prepared data."""
+        return Path(self.prepared_dir) if self.prepared_dir else default_prepared_dir()
+
+    def prepare_spec(self, vocabulary: Vocabulary, vocabulary_spec: str) -> PrepareSpec:
+        """What `prepare` has to make for this run.
+
+        Args:
+            vocabulary: the model's.
+            vocabulary_spec: where a child process finds the same vocabulary.
+        """
+        prompt_format = self.prompt_format
+        if prompt_format == "auto":
+            prompt_format = "chat" if vocabulary.chat_template is not None else "plain"
+        modules = self.mixture_or_task_module
+        return PrepareSpec(
+            mixture=self.mixture_or_task_name,
+            modules=(modules,) if isinstance(modules, str) else tuple(modules),
+            vocabulary=vocabulary_spec,
+            prompt_format=prompt_format,
+            hold_out=tuple(self.hold_out),
+            seed=self.seed,
+            variants=self.variants,
+            root=self.root,
+            module_options=dict(self.module_options),
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationSettings:
+    """How the held-out tasks are scored, zero-shot.
+
+    Attributes:
+        num_examples: of each task's validation split; None: all.
+        max_new_tokens: longest answer.
+        batch_size: prompts at a time.
+    """
+
+    num_examples: int | None = None
+    max_new_tokens: int = 32
+    batch_size: int = 32

@@ -1,0 +1,257 @@
+"""One training run, from a registered mixture to a report on tasks it has never seen."""
+
+import contextlib
+import dataclasses
+import os
+import platform
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import jax
+
+from t5x_instruct.checkpoints.lock import lock_model_dir
+from t5x_instruct.checkpoints.manager import Checkpoints
+from t5x_instruct.checkpoints.restore import save_run_identity
+from t5x_instruct.common import hosts
+from t5x_instruct.common.errors import ConfigError, StoppedOnRequest
+from t5x_instruct.common.io import read_json, write_bytes, write_json
+from t5x_instruct.common.trees import num_parameters
+from t5x_instruct.data.prepared import PreparedMixture
+from t5x_instruct.decoding.language_model import LanguageModel
+from t5x_instruct.evaluation.report import REPORT_HTML, write_report
+from t5x_instruct.evaluation.results import EvalResult
+from t5x_instruct.evaluation.runner import evaluate
+from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
+from t5x_instruct.runs.opening import OpenedModel, make_loader, open_data, open_model
+from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
+from t5x_instruct.training.loop import LoopConfig, Trainer
+from t5x_instruct.training.metrics import MetricsWriter, Progress
+from t5x_instruct.training.optimizers import Optimizer
+from t5x_instruct.training.state import TrainState, abstract_state, place_state, state_shardings
+from t5x_instruct.training.step import supervised_loss
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainRun:
+    """A training run, as data.
+
+    Attributes:
+        model_dir: the run's folder; everything about the run is in it.
+        model: what to start from.
+        data: what to train on and what to hold out.
+        optimizer: see `training.optimizers`.
+        loop: steps and periods.
+        mesh: sizes of the mesh's axes (see `MeshConfig`); the rest is `fsdp`.
+        evaluation: how the held-out tasks are scored before and after.
+        keep_last: newest checkpoints to keep.
+        z_loss: factor of the squared log-partition penalty.
+        label_smoothing: mass spread over the vocabulary.
+    """
+
+    model_dir: str
+    model: ModelSettings
+    data: DataSettings
+    optimizer: Optimizer
+    loop: LoopConfig
+    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    evaluation: EvaluationSettings = EvaluationSettings()
+    keep_last: int = 2
+    z_loss: float = 0.0
+    label_smoothing: float = 0.0
+
+
+def say(text: str) -> None:
+    """Tells a person at the terminal, on host 0."""
+    if hosts.process_index() == 0:
+        print(text, file=sys.stderr, flush=True)
+
+
+def train(run: TrainRun, config_text: str = "") -> Path:
+    """Trains to the end of the run, from its newest checkpoint if it has one, and reports.
+
+    Args:
+        run: what to do.
+        config_text: the resolved configuration, kept beside the results.
+
+    Returns:
+        The run's report, `report.html`.
+
+    Raises:
+        StoppedOnRequest: SIGTERM or SIGINT came; the same call goes on from what is saved.
+        InstructError: anything that a person can mend; nothing that was saved is lost.
+    """
+    folder = Path(run.model_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _stopping(), lock_model_dir(folder), contextlib.closing(_Stages(run, folder)) as stages:
+        write_bytes(folder / "config.gin", config_text.encode())
+        return stages.run()
+
+
+@contextlib.contextmanager
+def _stopping() -> Iterator[None]:
+    """Outside the loop, which saves first, SIGTERM ends the run at once: what is done is on disk already."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise StoppedOnRequest(f"stopped by {signal.Signals(number).name}; the same command goes on from here")
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+class _Stages:
+    """The stages of a run, each on the parts that the ones before have made."""
+
+    def __init__(self, settings: TrainRun, folder: Path):
+        self.folder = folder
+        self.data = settings.data
+        self.loop = settings.loop
+        self.evaluation = settings.evaluation
+        self.mesh = make_mesh(MeshConfig(**settings.mesh))
+        self.opened: OpenedModel = open_model(settings.model, seed=settings.data.seed)
+        self.model = self.opened.model
+        self.optimizer = settings.optimizer.for_axes(self.model.param_axes())
+        self.mixture: PreparedMixture = open_data(self.data, self.opened.vocabulary)
+        if not self.mixture.train_tasks:
+            raise ConfigError(f"nothing is left to train on: HOLD_OUT {self.data.hold_out} holds out every task")
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep_last=settings.keep_last)
+        abstract = abstract_state(self.model.init, self.optimizer)
+        self.shardings = state_shardings(abstract, self.model.param_axes(), self.optimizer, self.mesh)
+        self.abstract = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+            abstract,
+            self.shardings,
+        )
+        self.loss_fn = supervised_loss(self.model, settings.z_loss, settings.label_smoothing)
+
+    def run(self) -> Path:
+        loader = make_loader(self.data, self.mixture, self.opened.vocabulary)
+        resume = self.checkpoints.latest()
+        self._write_manifest(loader, resume)
+        if resume is None:
+            save_run_identity(self.folder, self.model.config, self.opened.vocabulary)
+            params = self.opened.params_fn(self.shardings.params)
+            say(f"{self.opened.description}: {num_parameters(self.abstract.params):,} parameters")
+            before = self._evaluate("before", params)
+            state = place_state(params, self.optimizer, self.shardings)
+        else:
+            say(f"going on from the checkpoint of step {resume}")
+            state, data_state = self.checkpoints.restore(resume, self.abstract)
+            loader.restore(data_state)
+            before = self._stored("before")
+        state = self._train(state, loader, resume or 0)
+        after = self._evaluate("after", state.params if state.ema is None else state.ema)
+        if hosts.process_index() == 0:
+            write_report(self.folder, before=before, after=after)
+        return self.folder / REPORT_HTML
+
+    def close(self) -> None:
+        """Waits for what is being saved, also after a fault."""
+        self.checkpoints.close()
+
+    def _train(self, state: TrainState, loader: Any, resume: int) -> TrainState:
+        has_validation = any("validation" in task.splits for task in self.mixture.train_tasks)
+
+        def validation() -> Any:
+            return make_loader(self.data, self.mixture, self.opened.vocabulary, validation=True)
+
+        trainer = Trainer(
+            self.model,
+            self.loss_fn,
+            self.optimizer,
+            self.mesh,
+            self.shardings,
+            self.loop,
+            loader,
+            validation if has_validation else None,
+        )
+        writer = MetricsWriter(self.folder, resume)
+        try:
+            return trainer.run(state, writer, self.checkpoints, Progress(self.loop.train_steps))
+        finally:
+            writer.close()
+
+    def _evaluate(self, name: str, params: Any) -> EvalResult | None:
+        """Scores the held-out tasks once; a run that is started again reads what it scored before."""
+        stored = self._stored(name)
+        if stored is not None or not self.mixture.held_out_tasks:
+            return stored
+        say(f"scoring the held-out tasks {name} training, zero-shot ...")
+        lm = LanguageModel(self.model, params, self.opened.vocabulary)
+        result = evaluate(
+            lm,
+            self.mixture,
+            role="held_out",
+            split="validation",
+            num_examples=self.evaluation.num_examples,
+            max_new_tokens=self.evaluation.max_new_tokens,
+            batch_size=self.evaluation.batch_size,
+            inputs_length=self.data.task_feature_lengths["inputs"],
+            seed=self.data.seed,
+        )
+        path = self._evaluation_path(name)
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, result.to_json())
+        return result
+
+    def _stored(self, name: str) -> EvalResult | None:
+        path = self._evaluation_path(name)
+        return EvalResult.from_json(read_json(path)) if path.exists() else None
+
+    def _evaluation_path(self, name: str) -> Path:
+        return self.folder / "samples" / f"held_out_{name}.json"
+
+    def _write_manifest(self, loader: Any, resume: int | None) -> None:
+        path = self.folder / "manifest.json"
+        environment = describe_environment(self.mesh)
+        if resume is not None and path.exists():
+            changed = {
+                key: (old, environment.get(key))
+                for key, old in read_json(path)["environment"].items()
+                if old != environment.get(key)
+            }
+            if changed:
+                shown = "; ".join(f"{key} was {old!r}, is {new!r}" for key, (old, new) in changed.items())
+                say(f"warning: resumed elsewhere, so the result need not be bit-identical: {shown}")
+        write_json(
+            path,
+            {
+                "mixture": self.mixture.name,
+                "fingerprint": loader.state()["fingerprint"],
+                "realised": loader.realised_mixture(),
+                "held_out": [task.name for task in self.mixture.held_out_tasks],
+                "model": self.opened.description,
+                "parameters": num_parameters(self.abstract.params),
+                "environment": environment,
+            },
+        )
+
+
+def describe_environment(mesh: Any) -> dict[str, Any]:
+    """What bit-identical results depend on: versions, devices, cores."""
+    packages = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "t5x_instruct")
+    versions: dict[str, str | None] = {}
+    for package in packages:
+        try:
+            versions[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            versions[package] = None
+    return {
+        "python": platform.python_version(),
+        "versions": versions,
+        "devices": f"{jax.device_count()} x {jax.devices()[0].device_kind}",
+        "hosts": jax.process_count(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "mesh": dict(mesh.shape),
+    }
