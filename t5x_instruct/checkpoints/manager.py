@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
 import threading
@@ -56,7 +57,8 @@ class Checkpoints:
             raise CheckpointError(f"keep_last is {keep_last}; at least 1 step has to stay")
         if keep_best is not None and keep_best[1] not in ("min", "max"):
             raise CheckpointError(f"keep_best has the mode {keep_best[1]!r}; it must be 'min' or 'max'")
-        self.folder = epath.Path(folder)
+        # Orbax takes absolute paths only; a bucket's name is one already.
+        self.folder = epath.Path(folder if "://" in str(folder) else os.path.abspath(folder))
         self._keep_last, self._keep_best, self._save_async = keep_last, keep_best, save_async
         self._checkpointer = _make_checkpointer()
         self._thread: threading.Thread | None = None

@@ -21,6 +21,17 @@ def checkpoints(tmp_path):
         yield opened
 
 
+def test_a_relative_folder_stays_where_it_was_meant(tmp_path, monkeypatch):
+    state = {"w": jnp.arange(3.0)}
+    monkeypatch.chdir(tmp_path)
+    with Checkpoints("runs/one/checkpoints") as opened:
+        opened.save(1, state, {})
+        monkeypatch.chdir("/")
+        opened.wait()
+        assert bits(opened.restore(1, abstract(state))[0]) == bits(state)
+    assert (tmp_path / "runs/one/checkpoints/1").is_dir()
+
+
 def test_every_kind_of_leaf_comes_back_bit_for_bit(checkpoints):
     params = {"w": jnp.arange(12.0).reshape(3, 4), "b": jnp.array([1.1, -0.0, jnp.nan, jnp.inf], jnp.bfloat16)}
     state = {
