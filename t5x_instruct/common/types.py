@@ -19,6 +19,7 @@ DECODER_TARGET_TOKENS = "decoder_target_tokens"
 DECODER_LOSS_WEIGHTS = "decoder_loss_weights"
 DECODER_SEGMENT_IDS = "decoder_segment_ids"
 DECODER_POSITIONS = "decoder_positions"
+DECODER_CAUSAL_ATTENTION = "decoder_causal_attention"
 DECODER_TASK_IDS = "decoder_task_ids"
 
 Params = Mapping[str, Any]

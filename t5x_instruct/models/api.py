@@ -4,14 +4,31 @@ The trainer, the decoder and the checkpoints know this protocol and no Module, s
 layers are written in can be changed here alone.
 """
 
-from typing import Any, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 
 from t5x_instruct.common.types import Batch, Params, Unembedding
 
-#: An incremental decoding state: a pytree with at least the scalar int32 `index`, the next free slot.
+#: An incremental decoding state: a pytree with at least the scalar int32 `index`, the next free slot. Arrays of all
+#: layers are [layers, batch, ...] (`key`, `value`, `cross_key`, `cross_value`), all others [batch, ...].
 Cache = dict[str, Any]
+
+#: How a model reads the inputs: "causal": in one row with the targets, every token sees those before it; "prefix": in
+#: the same row, but the inputs see one another; "encoder": in a row of their own.
+ReadsInputs = Literal["causal", "prefix", "encoder"]
+
+
+class Encoded(NamedTuple):
+    """What an encoder gives to the decoder.
+
+    Attributes:
+        hidden_BSD: [batch, source, embed] in the compute dtype.
+        segments_BS: int32 [batch, source]; 0 is padding. While decoding, segment 1 is attended to.
+    """
+
+    hidden_BSD: jax.Array
+    segments_BS: jax.Array
 
 
 class Model(Protocol):
@@ -21,6 +38,11 @@ class Model(Protocol):
     def config(self) -> Any:
         """The configuration it was made from: a frozen dataclass of JSON-able fields, among them `family` (the
         class of models, e.g. "decoder"), `vocab_size` (token ids) and `dtype` (of the computation)."""
+        ...
+
+    @property
+    def reads_inputs(self) -> ReadsInputs:
+        """How it reads the inputs."""
         ...
 
     def init(self, rng: jax.Array) -> dict[str, Any]:
@@ -43,22 +65,22 @@ class Model(Protocol):
         """float32 logits [batch, length, vocab] of hidden states."""
         ...
 
-    def encode(self, params: Params, batch: Batch) -> Any:
-        """What the encoder gives to the decoder; None where there is no encoder."""
+    def encode(self, params: Params, batch: Batch) -> Encoded | None:
+        """What the encoder gives to the decoder, from the batch's encoder keys; None where there is no encoder."""
         ...
 
     def init_cache(
         self,
         batch_size: int,
         max_length: int,
-        encoded: Any = None,
+        encoded: Encoded | None = None,
         params: Params | None = None,
     ) -> Cache:
         """An empty cache of `max_length` slots a row; an encoder-decoder needs `encoded` and `params`."""
         ...
 
     def step(
-        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array
+        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array, *, prefix: bool = False
     ) -> tuple[jax.Array, Cache]:
         """Writes T new slots at ``cache['index']`` and attends to all valid slots up to them.
 
@@ -68,7 +90,10 @@ class Model(Protocol):
             params: the parameters.
             cache: from `init_cache` or an earlier step.
             tokens_BT: int32 [batch, new].
-            positions_BT: int32 [batch, new]; -1 marks padding, which nothing ever attends to.
+            positions_BT: int32 [batch, new]; -1 marks padding, which nothing ever attends to. A row's tokens stand at
+                consecutive positions in consecutive slots.
+            prefix: the new tokens are inputs. A model that reads its inputs as "prefix" lets them see one another,
+                and needs all inputs in one step, since what is written later is not seen; other models ignore it.
 
         Returns:
             Hidden states [batch, new, embed] and the new cache. The caller keeps ``index + T`` within the

@@ -1,33 +1,32 @@
 """Decoder-only models of the Llama kind: configuration, network, and the model as pure functions."""
 
 import dataclasses
-from collections.abc import Mapping
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from t5x_instruct.common import types
-from t5x_instruct.common.errors import ConfigError, unknown
-from t5x_instruct.common.types import Batch, Params, Unembedding
-from t5x_instruct.models.api import Cache
-from t5x_instruct.models.heads import HeadKernel, logits_of
+from t5x_instruct.common.types import Batch, Params
+from t5x_instruct.models.api import Cache, Encoded, ReadsInputs
+from t5x_instruct.models.heads import HeadKernel
 from t5x_instruct.models.layers.attention import Attention, AttentionInputs, KVCache, Tokens
 from t5x_instruct.models.layers.embedding import Embed
-from t5x_instruct.models.layers.mlp import ACTIVATIONS, GatedMlp
+from t5x_instruct.models.layers.mlp import Mlp
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.rope import rotation
+from t5x_instruct.models.layers.stack import run_layers
+from t5x_instruct.models.network import (
+    LinenModel,
+    check_config,
+    empty_cache,
+    rounded_up,
+    slots,
+    tokens_of,
+    write_slots,
+)
 from t5x_instruct.partitioning.rules import constrain
-
-DTYPES = ("float32", "bfloat16")
-#: What the backward pass may keep of a layer; "none" keeps everything and is no policy.
-REMAT_POLICIES = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,6 +57,7 @@ class DecoderConfig:
             outputs), "full" (all but the layer's input).
         scan_layers: one compiled layer over stacked parameters, or every layer compiled by itself.
         attention_chunk: queries per piece of attention; scores of one piece at a time are alive.
+        prefix_lm: whether the inputs see one another, as by an encoder, and only the targets are causal.
         family: "decoder".
     """
 
@@ -79,37 +79,23 @@ class DecoderConfig:
     remat: str = "none"
     scan_layers: bool = True
     attention_chunk: int = 64
+    prefix_lm: bool = False
     family: str = "decoder"
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {getattr(self, name)}, must be at least 1" for name in _SIZES if getattr(self, name) < 1
-        ]
-        for name, value, valid in (
-            ("activation", self.activation, ACTIVATIONS),
-            ("dtype", self.dtype, DTYPES),
-            ("remat policy", self.remat, REMAT_POLICIES),
-            ("decoder family", self.family, ("decoder",)),
-        ):
-            if value not in valid:
-                problems.append(unknown(name, value, valid))
+        problems = []
         if self.num_kv_heads >= 1 and self.num_heads % self.num_kv_heads:
             problems.append(f"num_heads is {self.num_heads}, must be a multiple of num_kv_heads, {self.num_kv_heads}")
         if self.head_dim % 2:
             problems.append(f"head_dim is {self.head_dim}, must be even: rotary positions turn pairs")
-        if not 0.0 <= self.dropout_rate < 1.0:
-            problems.append(f"dropout_rate is {self.dropout_rate}, must be in [0, 1)")
         if self.rope_theta <= 0.0:
             problems.append(f"rope_theta is {self.rope_theta}, must be positive")
-        if self.norm_epsilon <= 0.0:
-            problems.append(f"norm_epsilon is {self.norm_epsilon}, must be positive")
-        if problems:
-            raise ConfigError([f"DecoderConfig: {problem}" for problem in problems])
+        check_config(self, "decoder", _SIZES, problems)
 
     @property
     def vocab_rows(self) -> int:
         """Rows of the embedding: `vocab_size` rounded up to a multiple of `vocab_multiple`."""
-        return -(-self.vocab_size // self.vocab_multiple) * self.vocab_multiple
+        return rounded_up(self.vocab_size, self.vocab_multiple)
 
 
 _SIZES = (
@@ -138,11 +124,12 @@ class DecoderLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, carry: tuple[jax.Array, KVCache | None], layer: Any, inputs: AttentionInputs
+        self, carry: tuple[jax.Array, KVCache | None], numbered: tuple[jax.Array, None], inputs: AttentionInputs
     ) -> tuple[tuple[jax.Array, KVCache | None], None]:
-        """One layer in the form of a scan's body; the carry is ([batch, length, embed], cache)."""
+        """One layer as `run_layers` runs it; the carry is ([batch, length, embed], cache)."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         x_BTD, cache = carry
+        layer, _ = numbered
         norm = partial(RMSNorm, c.norm_epsilon, dtype)
         dropout = nn.Dropout(c.dropout_rate, deterministic=self.deterministic)
         attention = Attention(
@@ -157,7 +144,7 @@ class DecoderLayer(nn.Module):
         h_BTD, cache = attention(h_BTD, inputs, cache, layer)
         x_BTD += dropout(h_BTD)
         h_BTD = norm(name="pre_mlp_layer_norm")(x_BTD)
-        x_BTD += dropout(GatedMlp(c.mlp_dim, c.activation, dtype, name="mlp")(h_BTD))
+        x_BTD += dropout(Mlp(c.mlp_dim, c.activation, dtype, name="mlp")(h_BTD))
         return (constrain(x_BTD, ("batch", "length", "activation_embed")), cache), None
 
 
@@ -178,26 +165,7 @@ class DecoderStack(nn.Module):
     ) -> tuple[jax.Array, KVCache | None]:
         """Maps embeddings [batch, length, embed] to final hidden states of the same shape."""
         c = self.config
-        layer_class = DecoderLayer
-        if c.remat != "none":
-            # Within a scan the recomputation cannot be merged away, and the barriers would only cost time.
-            layer_class = nn.remat(DecoderLayer, policy=REMAT_POLICIES[c.remat], prevent_cse=not c.scan_layers)
-        carry = (x_BTD, cache)
-        if c.scan_layers:
-            layers = nn.scan(
-                layer_class,
-                variable_axes={"params": 0},
-                split_rngs={"params": True, "dropout": True},
-                in_axes=(0, nn.broadcast),
-                length=c.num_layers,
-                metadata_params={nn.PARTITION_NAME: "layers"},
-            )(c, self.deterministic, name="layers")
-            carry, _ = layers(carry, jnp.arange(c.num_layers), inputs)
-        else:
-            for i in range(c.num_layers):
-                layer = layer_class(c, self.deterministic, name=f"layers_{i}")
-                carry, _ = layer(carry, jnp.int32(i), inputs)
-        x_BTD, cache = carry
+        x_BTD, cache = run_layers(DecoderLayer, c, c.num_layers, self.deterministic, (x_BTD, cache), inputs)
         if not c.tie_embeddings:
             # Only makes the parameter: its product with hidden states is the loss's business.
             HeadKernel(c.emb_dim, c.vocab_rows, name="logits_dense")()
@@ -234,38 +202,29 @@ class DecoderNetwork(nn.Module):
         return stack(x_BTD, AttentionInputs(queries, keys, turn), cache)
 
 
-class DecoderModel:
+class DecoderModel(LinenModel):
     """A decoder-only model; implements `models.api.Model`.
 
     `hidden` reads of a batch ``decoder_input_tokens`` and, where present, ``decoder_segment_ids`` (0 is padding;
-    absent: one segment without padding) and ``decoder_positions`` (absent: 0, 1, 2, ... along the row).
+    absent: one segment without padding) and ``decoder_positions`` (absent: 0, 1, 2, ... along the row). A prefix-LM
+    also reads ``decoder_causal_attention`` (1 on the slots that hold inputs, which all of their segment see; absent:
+    there are none).
 
     Args:
         config: sizes and constants.
     """
 
-    def __init__(self, config: DecoderConfig):
-        self.config = config
-        self._network = DecoderNetwork(config, deterministic=True)
-        self._network_with_dropout = DecoderNetwork(config, deterministic=False)
+    config: DecoderConfig
 
-    def _init_boxed(self, rng: jax.Array) -> Any:
+    def __init__(self, config: DecoderConfig):
         tokens_BT = jnp.zeros((1, 1), jnp.int32)
         where = Tokens(tokens_BT + 1, tokens_BT)
-        return self._network.init(rng, tokens_BT, where, where, None)["params"]
+        super().__init__(config, DecoderNetwork, (tokens_BT, where, where, None))
 
-    def init(self, rng: jax.Array) -> dict[str, Any]:
-        """Random float32 parameters from a PRNG key."""
-        params: dict[str, Any] = nn.meta.unbox(self._init_boxed(rng))
-        return params
-
-    def param_axes(self) -> dict[str, Any]:
-        """The tree of `init` with a tuple of logical axis names for each array."""
-        boxed = jax.eval_shape(self._init_boxed, jax.random.key(0))
-        axes: dict[str, Any] = jax.tree.map(
-            lambda box: tuple(box.names), boxed, is_leaf=lambda x: isinstance(x, nn.Partitioned)
-        )
-        return axes
+    @property
+    def reads_inputs(self) -> ReadsInputs:
+        """ "prefix" or "causal"."""
+        return "prefix" if self.config.prefix_lm else "causal"
 
     def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
         """Final hidden states of all tokens at once.
@@ -278,28 +237,12 @@ class DecoderModel:
         Returns:
             [batch, length, embed] in the compute dtype.
         """
-        tokens_BT = batch[types.DECODER_INPUT_TOKENS]
-        tokens = _tokens_of(batch)
-        if dropout_rng is None:
-            hidden, _ = self._network.apply({"params": params}, tokens_BT, tokens, tokens, None)
-        else:
-            hidden, _ = self._network_with_dropout.apply(
-                {"params": params}, tokens_BT, tokens, tokens, None, rngs={"dropout": dropout_rng}
-            )
-        return hidden
-
-    def unembedding(self, params: Params) -> Unembedding:
-        """What turns hidden states into logits: the head's matrix or the transposed embedding, in float32."""
-        c = self.config
-        if c.tie_embeddings:
-            kernel_DV = params["token_embedder"]["embedding"].T
-        else:
-            kernel_DV = params["decoder"]["logits_dense"]["kernel"]
-        return Unembedding(kernel_DV, vocab_size=c.vocab_size)
-
-    def logits(self, params: Params, hidden_BTD: jax.Array) -> jax.Array:
-        """float32 logits [batch, length, vocab_rows]; ids from `vocab_size` on hold -1e30."""
-        return logits_of(hidden_BTD, self.unembedding(params))
+        queries = keys = tokens_of(batch, "decoder")
+        if self.config.prefix_lm:
+            keys = keys._replace(inputs=batch.get(types.DECODER_CAUSAL_ATTENTION))
+        hidden_BTD: jax.Array
+        hidden_BTD, _ = self._run(params, dropout_rng, batch[types.DECODER_INPUT_TOKENS], queries, keys, None)
+        return hidden_BTD
 
     def encode(self, params: Params, batch: Batch) -> None:
         """Nothing: there is no encoder."""
@@ -309,7 +252,7 @@ class DecoderModel:
         self,
         batch_size: int,
         max_length: int,
-        encoded: Any = None,
+        encoded: Encoded | None = None,
         params: Params | None = None,
     ) -> Cache:
         """An empty cache.
@@ -321,54 +264,27 @@ class DecoderModel:
             params: unused, nothing is projected ahead.
 
         Returns:
-            ``index`` int32 scalar, ``positions`` int32 [batch, slots] (-1: empty or padding), ``key`` and ``value``
-            [layers, batch, slots, kv heads, head_dim] in the compute dtype.
+            What `empty_cache` gives; for a prefix-LM also ``inputs`` int32 [batch, slots], 1 where a slot holds inputs.
         """
         c = self.config
-        shape = (c.num_layers, batch_size, max_length, c.num_kv_heads, c.head_dim)
-        return {
-            "index": jnp.zeros((), jnp.int32),
-            "positions": jnp.full((batch_size, max_length), -1, jnp.int32),
-            "key": jnp.zeros(shape, jnp.dtype(c.dtype)),
-            "value": jnp.zeros(shape, jnp.dtype(c.dtype)),
-        }
+        cache = empty_cache(c, c.num_layers, c.num_kv_heads, batch_size, max_length)
+        if c.prefix_lm:
+            cache["inputs"] = jnp.zeros((batch_size, max_length), jnp.int32)
+        return cache
 
     def step(
-        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array
+        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array, *, prefix: bool = False
     ) -> tuple[jax.Array, Cache]:
         """Writes T new slots and attends to all valid ones, see `models.api.Model.step`.
 
         Raises:
             ValueError: more new tokens than the cache has slots.
         """
-        T, S = tokens_BT.shape[1], cache["positions"].shape[1]
-        if T > S:
-            raise ValueError(f"a step of {T} tokens does not fit a cache of {S} slots; init_cache needs at least {T}")
-        index = cache["index"]
-        positions_BS = jax.lax.dynamic_update_slice(
-            cache["positions"], positions_BT.astype(jnp.int32), (jnp.zeros((), jnp.int32), index)
-        )
-        queries, keys = (
-            Tokens((positions >= 0).astype(jnp.int32), positions) for positions in (positions_BT, positions_BS)
-        )
-        kv = KVCache(cache["key"], cache["value"], index)
-        hidden, kv = self._network.apply({"params": params}, tokens_BT, queries, keys, kv)
-        return hidden, {
-            "index": index + T,
-            "positions": positions_BS,
-            "key": kv.key_LBSKH,
-            "value": kv.value_LBSKH,
-        }
-
-
-def _tokens_of(batch: Mapping[str, Any]) -> Tokens:
-    """Segments and positions of a training batch, with what absent keys mean filled in."""
-    tokens_BT = batch[types.DECODER_INPUT_TOKENS]
-    segments_BT = batch.get(types.DECODER_SEGMENT_IDS)
-    if segments_BT is None:
-        segments_BT = jnp.ones(tokens_BT.shape, jnp.int32)
-    positions_BT = batch.get(types.DECODER_POSITIONS)
-    if positions_BT is None:
-        # Positions along the whole row order every segment and give rotary angles the same differences.
-        positions_BT = jnp.broadcast_to(jnp.arange(tokens_BT.shape[1])[None], tokens_BT.shape)
-    return Tokens(segments_BT, positions_BT)
+        after = {"positions": write_slots(cache, "positions", positions_BT)}
+        if self.config.prefix_lm:
+            after["inputs"] = write_slots(cache, "inputs", jnp.full(tokens_BT.shape, int(prefix)))
+        keys = slots(after["positions"])._replace(inputs=after.get("inputs"))
+        kv = KVCache(cache["key"], cache["value"], cache["index"])
+        hidden_BTD, kv = self._run(params, None, tokens_BT, slots(positions_BT), keys, kv)
+        after |= {"index": cache["index"] + tokens_BT.shape[1], "key": kv.key_LBSKH, "value": kv.value_LBSKH}
+        return hidden_BTD, after

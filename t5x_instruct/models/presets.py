@@ -7,9 +7,10 @@ from typing import Any
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.models.api import Model
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
+from t5x_instruct.models.t5 import T5Config, T5Model
 
-_FAMILIES: dict[str, type[Any]] = {"decoder": DecoderConfig}
-_MODELS: dict[type[Any], Callable[[Any], Model]] = {DecoderConfig: DecoderModel}
+_FAMILIES: dict[str, type[Any]] = {"decoder": DecoderConfig, "t5": T5Config}
+_MODELS: dict[type[Any], Callable[[Any], Model]] = {DecoderConfig: DecoderModel, T5Config: T5Model}
 
 
 def make_model(config: Any) -> Model:

@@ -1,5 +1,6 @@
 """From the rows a host holds to arrays that span all hosts."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,21 +18,32 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
+def batch_problems(batch_size: int, mesh: Mesh, num_hosts: int, micro_batches: int = 1) -> list[str]:
+    """What keeps mesh and hosts from sharing a global batch evenly: what has to divide it, and the nearest sizes."""
+    ways = math.prod(mesh.shape[axis] for axis in BATCH_AXES) * micro_batches
+    unit = math.lcm(ways, num_hosts)
+    if batch_size >= 1 and batch_size % unit == 0:
+        return []
+    return [
+        f"BATCH_SIZE {batch_size} is not divisible by {unit} (data-parallel devices x micro-batches = {ways}, "
+        f"hosts = {num_hosts}); nearest: {nearest_multiples(batch_size, unit)}"
+    ]
+
+
+def nearest_multiples(size: int, unit: int) -> str:
+    """The multiples of `unit` next to `size`, which is none, e.g. "16 or 24"."""
+    lower = size // unit * unit
+    return " or ".join(str(choice) for choice in (lower, lower + unit) if choice > 0)
+
+
 def check_batch_size(batch_size: int, mesh: Mesh, num_hosts: int, micro_batches: int = 1) -> None:
     """Refuses a global batch that the mesh or the hosts cannot share evenly.
 
     Raises:
-        ConfigError: with the batch size, what has to divide it, and the nearest sizes that work.
+        ConfigError: see `batch_problems`.
     """
-    ways = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES])) * micro_batches
-    unit = int(np.lcm(ways, num_hosts))
-    if batch_size < 1 or batch_size % unit:
-        lower, upper = batch_size // unit * unit, (batch_size // unit + 1) * unit
-        choices = " or ".join(str(choice) for choice in (lower, upper) if choice > 0)
-        raise ConfigError(
-            f"BATCH_SIZE {batch_size} is not divisible by {unit} (data-parallel devices x micro-batches = {ways}, "
-            f"hosts = {num_hosts}); nearest: {choices}"
-        )
+    if problems := batch_problems(batch_size, mesh, num_hosts, micro_batches):
+        raise ConfigError(problems)
 
 
 def to_global(batch: Mapping[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:

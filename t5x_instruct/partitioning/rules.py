@@ -27,6 +27,7 @@ DEFAULT_RULES: Rules = {
     "vocab": ("model",),
     "layers": (),
     "norm": (),
+    "relpos_buckets": (),
 }
 
 
@@ -50,32 +51,40 @@ def partition_spec(
         ConfigError: an unknown logical axis, a mesh axis used by two dimensions, or a dimension that the mesh axes
             do not divide; the message has both numbers and the nearest size that works.
     """
+    spec, problems = _spec(axes, shape, mesh, rules)
+    if problems:
+        raise ConfigError([f"{name}: {problem}" for problem in problems])
+    return spec
+
+
+def _spec(
+    axes: tuple[str | None, ...], shape: tuple[int, ...], mesh: Mesh, rules: Rules
+) -> tuple[PartitionSpec, list[str]]:
+    """The sharding, and what is wrong with it."""
     if len(axes) != len(shape):
-        raise ConfigError(f"{name}: {len(axes)} logical axes {axes} for shape {shape}")
+        return PartitionSpec(), [f"{len(axes)} logical axes {axes} for shape {shape}"]
     problems: list[str] = []
     taken: dict[str, str] = {}
     entries: list[Any] = []
     for axis, size in zip(axes, shape, strict=True):
         if axis is not None and axis not in rules:
-            problems.append(f"{name}: {unknown('logical axis', axis, rules)}")
+            problems.append(unknown("logical axis", axis, rules))
             continue
         mesh_axes = tuple(a for a in (rules[axis] if axis else ()) if mesh.shape[a] > 1)
         for mesh_axis in mesh_axes:
             if mesh_axis in taken:
-                problems.append(f"{name}: mesh axis {mesh_axis!r} would shard both {taken[mesh_axis]!r} and {axis!r}")
+                problems.append(f"mesh axis {mesh_axis!r} would shard both {taken[mesh_axis]!r} and {axis!r}")
             taken[mesh_axis] = str(axis)
         ways = math.prod(mesh.shape[a] for a in mesh_axes)
         if size % ways:
             near = math.gcd(size, ways)
             problems.append(
-                f"{name}: axis {axis!r} of size {size} is not divisible by {ways} "
+                f"axis {axis!r} of size {size} is not divisible by {ways} "
                 f"({' x '.join(f'{a}={mesh.shape[a]}' for a in mesh_axes)}); "
                 f"{near} would divide it, or make the axis {-(-size // ways) * ways}"
             )
         entries.append(mesh_axes if len(mesh_axes) > 1 else (mesh_axes[0] if mesh_axes else None))
-    if problems:
-        raise ConfigError(problems)
-    return PartitionSpec(*entries)
+    return PartitionSpec(*entries), problems
 
 
 def tree_shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Any:
@@ -88,22 +97,24 @@ def tree_shardings(abstract: Any, axes: Any, mesh: Mesh, rules: Rules = DEFAULT_
         rules: logical axis -> mesh axes.
 
     Raises:
-        ConfigError: every array that cannot be sharded as the rules ask.
+        ConfigError: every array that cannot be sharded as the rules ask; what is wrong with many is said once.
     """
-    problems: list[str] = []
+    arrays_with: dict[str, list[str]] = {}
 
     def one(path: Any, leaf: Any, leaf_axes: tuple[str | None, ...]) -> NamedSharding:
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        try:
-            spec = partition_spec(leaf_axes, leaf.shape, mesh, rules, name)
-        except ConfigError as error:
-            problems.extend(error.problems)
-            spec = PartitionSpec()
+        spec, problems = _spec(leaf_axes, leaf.shape, mesh, rules)
+        for problem in problems:
+            arrays_with.setdefault(problem, []).append(jax.tree_util.keystr(path, simple=True, separator="/"))
         return NamedSharding(mesh, spec)
 
     shardings = jax.tree_util.tree_map_with_path(one, abstract, axes)
-    if problems:
-        raise ConfigError(problems)
+    if arrays_with:
+        raise ConfigError(
+            [
+                f"{names[0]}{f' and {len(names) - 1} more' if len(names) > 1 else ''}: {problem}"
+                for problem, names in arrays_with.items()
+            ]
+        )
     return shardings
 
 

@@ -6,44 +6,52 @@ import numpy as np
 import pytest
 
 from t5x_instruct.models.layers.attention import Tokens, attend
+from t5x_instruct.models.layers.relative_bias import RelativeBias, bucket_starts
 from t5x_instruct.models.layers.rope import rotate, rotation
 
 B, T, S, N, K, H = 2, 7, 9, 6, 2, 4
 
 
-def inputs() -> tuple[tuple[Any, Any, Any], Tokens, Tokens]:
+def inputs() -> tuple[tuple[Any, Any, Any, Any], Tokens, Tokens]:
+    """Queries, keys, values and a bias, and where queries and keys stand."""
     rng = np.random.default_rng(0)
     q, k, v = (rng.normal(size=(B, *shape, H)).astype(np.float32) for shape in ((T, N), (S, K), (S, K)))
+    bias = rng.normal(size=(N, T + S - 1)).astype(np.float32)
     queries = Tokens(rng.integers(0, 3, (B, T)), rng.integers(0, 6, (B, T)))
-    keys = Tokens(rng.integers(0, 3, (B, S)), rng.integers(0, 6, (B, S)))
-    return (jnp.asarray(q), jnp.asarray(k), jnp.asarray(v)), queries, keys
+    keys = Tokens(rng.integers(0, 3, (B, S)), rng.integers(0, 6, (B, S)), rng.integers(0, 2, (B, S)))
+    return tuple(jnp.asarray(x) for x in (q, k, v, bias)), queries, keys
 
 
-def naive(q: Any, k: Any, v: Any, queries: Tokens, keys: Tokens) -> np.ndarray:
+def naive(q: Any, k: Any, v: Any, bias: Any, queries: Tokens, keys: Tokens, causal: bool) -> np.ndarray:
     """Query by query, in float64."""
     out = np.zeros((B, T, N, H))
     for b, t, n in np.ndindex(B, T, N):
-        seen = (
-            (keys.segments[b] == queries.segments[b, t])
-            & (keys.segments[b] > 0)
-            & (keys.positions[b] <= queries.positions[b, t])
-        )
+        seen = (keys.segments[b] == queries.segments[b, t]) & (keys.segments[b] > 0)
+        if causal:
+            before = keys.positions[b] <= queries.positions[b, t]
+            seen &= before if keys.inputs is None else before | (keys.inputs[b] > 0)
         if seen.any():
             group = n // (N // K)
             scores = np.asarray(k, np.float64)[b, seen, group] @ np.asarray(q, np.float64)[b, t, n]
+            if bias is not None:
+                scores += np.array([bias[n, s - t + T - 1] for s in np.flatnonzero(seen)])
             weights = np.exp(scores - scores.max())
             out[b, t, n] = weights / weights.sum() @ np.asarray(v)[b, seen, group]
     return out
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 7, 50])
-def test_equals_the_naive_attention(chunk: int) -> None:
-    arrays, queries, keys = inputs()
-    expected = naive(*arrays, queries, keys)
+@pytest.mark.parametrize("kind", ["causal", "bias", "inputs", "both ways with bias"])
+def test_equals_the_naive_attention(chunk: int, kind: str) -> None:
+    (q, k, v, bias), queries, keys = inputs()
+    bias = bias if "bias" in kind else None
+    keys = keys if kind == "inputs" else keys._replace(inputs=None)
+    causal = kind != "both ways with bias"
+    expected = naive(q, k, v, bias, queries, keys, causal)
     blind = ~expected.any(axis=(2, 3))
     assert blind.any()
     assert not blind.all()
-    found = np.asarray(attend(*arrays, queries, keys, chunk))
+    found = np.asarray(attend(q, k, v, queries, keys, chunk, causal=causal, bias_NL=bias))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (found[blind] == 0).all()
 
@@ -53,14 +61,53 @@ def test_pieces_have_the_same_gradient() -> None:
 
     def gradient(chunk: int) -> Any:
         def total(arrays: Any) -> jax.Array:
-            return jnp.sin(attend(*arrays, queries, keys, chunk)).sum()
+            return jnp.sin(attend(*arrays[:3], queries, keys, chunk, bias_NL=arrays[3])).sum()
 
-        return jax.grad(total)(arrays)
+        return jax.jit(jax.grad(total))(arrays)
 
     whole = gradient(T)
     for pieces, array in zip(gradient(3), whole, strict=True):
         np.testing.assert_allclose(pieces, array, atol=1e-6)
         assert np.isfinite(array).all()
+        assert np.abs(array).max() > 1e-2
+
+
+def test_the_bias_has_its_gradient() -> None:
+    # The bias is differentiated by hand; here by finite differences, in one random direction.
+    (q, k, v, bias), queries, keys = inputs()
+    direction = np.random.default_rng(3).normal(size=bias.shape).astype(np.float32)
+
+    @jax.jit
+    def total(bias: Any) -> jax.Array:
+        return jnp.sin(attend(q, k, v, queries, keys, 3, causal=False, bias_NL=bias)).sum()
+
+    step = 1e-2
+    expected = (total(bias + step * direction) - total(bias - step * direction)) / (2 * step)
+    np.testing.assert_allclose(jnp.vdot(jax.grad(total)(bias), direction), expected, rtol=2e-3)
+
+
+def test_buckets_of_distances() -> None:
+    # T5's own: 32 buckets up to 128, half of them for each direction in the encoder.
+    causal = [*range(1, 17), 19, 21, 24, 27, 31, 35, 40, 46, 52, 59, 67, 77, 87, 99, 113]
+    assert bucket_starts(32, 128).tolist() == causal
+    assert bucket_starts(16, 128).tolist() == [*range(1, 9), 12, 16, 23, 32, 46, 64, 91]
+    # Beyond max_distance nothing changes; a bound that is a whole number belongs to the farther bucket.
+    assert bucket_starts(4, 8).tolist() == [1, 2, 4]
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_relative_bias_reads_its_table(bidirectional: bool) -> None:
+    layer = RelativeBias(num_heads=1, buckets=8, max_distance=12, bidirectional=bidirectional)
+    params = {"params": {"rel_embedding": jnp.arange(8.0)[None]}}
+    found = np.asarray(layer.apply(params, 3, 20, 15))[0]
+    assert found.shape == (22,)
+    # Queries stand in slots 15 to 17, keys in 0 to 19: from key 0 and query 17 to key 19 and query 15.
+    distances = np.arange(-17, 5)
+    starts = bucket_starts(4 if bidirectional else 8, 12)
+    for distance, bucket in zip(distances, found, strict=True):
+        back = sum(-distance >= start for start in starts)
+        ahead = 4 + sum(distance >= start for start in starts) if bidirectional else 0
+        assert bucket == (back if distance <= 0 else ahead), distance
 
 
 def test_scores_are_float32_in_bfloat16() -> None:

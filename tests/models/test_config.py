@@ -1,122 +1,183 @@
 import dataclasses
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 import pytest
 
 from t5x_instruct.common.errors import ConfigError
-from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
+from t5x_instruct.decoding.generate import generate
 from t5x_instruct.models.presets import config_from_dict, make_model
 from tests.models import tiny
 
-BATCH = {"decoder_input_tokens": tiny.tokens(2, 9)}
 
-# What a field must show in, and another value for it.
-CHANGES_TREE = {
-    "vocab_size": 41,
-    "emb_dim": 12,
-    "num_layers": 3,
-    "num_heads": 6,
-    "num_kv_heads": 1,
-    "head_dim": 8,
-    "mlp_dim": 24,
-    "tie_embeddings": True,
-    "vocab_multiple": 8,
-    "scan_layers": False,
+class Changes(NamedTuple):
+    """What each field of a configuration must show in, and another value for it."""
+
+    tree: dict[str, Any]
+    logits: dict[str, Any]
+    elsewhere: dict[str, Any]
+    init: dict[str, Any]
+    program: dict[str, Any]
+    refused: dict[str, Any]
+
+
+SAME: dict[str, dict[str, Any]] = {
+    "init": {"embedding_init_stddev": 1.4},
+    "program": {"remat": "full", "attention_chunk": 3},
+    "refused": {"family": "encoder"},
 }
-CHANGES_LOGITS = {
-    "activation": "gelu",
-    "rope_theta": 10_000.0,
-    "norm_epsilon": 1e-1,
-    "dtype": "bfloat16",
-    "dropout_rate": 0.3,
+CHANGES = {
+    "decoder": Changes(
+        tree={
+            "vocab_size": 41,
+            "emb_dim": 12,
+            "num_layers": 3,
+            "num_heads": 6,
+            "num_kv_heads": 1,
+            "head_dim": 8,
+            "mlp_dim": 24,
+            "tie_embeddings": True,
+            "vocab_multiple": 8,
+            "scan_layers": False,
+        },
+        logits={
+            "activation": "gelu",
+            "rope_theta": 10_000.0,
+            "norm_epsilon": 1e-1,
+            "dtype": "bfloat16",
+            "dropout_rate": 0.3,
+            "prefix_lm": True,
+        },
+        elsewhere={},
+        **SAME,
+    ),
+    "t5": Changes(
+        tree={
+            "vocab_size": 41,
+            "emb_dim": 12,
+            "num_encoder_layers": 3,
+            "num_decoder_layers": 2,
+            "num_heads": 6,
+            "head_dim": 8,
+            "mlp_dim": 24,
+            "gated_mlp": False,
+            "relative_buckets": 10,
+            "tie_embeddings": True,
+            "vocab_multiple": 8,
+            "scan_layers": False,
+        },
+        logits={
+            "activation": "gelu",
+            "relative_max_distance": 6,
+            "norm_epsilon": 1e-1,
+            "scale_decoder_outputs": True,
+            "dtype": "bfloat16",
+            "dropout_rate": 0.3,
+        },
+        # In what the decoder is fed.
+        elsewhere={"decoder_start_id": 5},
+        **SAME,
+    ),
 }
-CHANGES_INIT = {"embedding_init_stddev": 1.4}
-CHANGES_PROGRAM = {"remat": "full", "attention_chunk": 3}
-REFUSED = {"family": "encoder"}
 
 
-def abstract(config: DecoderConfig) -> Any:
-    return jax.eval_shape(DecoderModel(config).init, jax.random.key(0))
+def fields(kind: str, group: str) -> list[tuple[str, str]]:
+    return [(kind, name) for name in getattr(CHANGES[kind], group)]
 
 
-def logits(model: DecoderModel, params: Any, key: jax.Array | None = None) -> np.ndarray:
-    hidden = jax.jit(model.hidden)(params, BATCH, dropout_rng=key)
+def every(group: str) -> list[tuple[str, str]]:
+    return [pair for kind in CHANGES for pair in fields(kind, group)]
+
+
+def changed(kind: str, name: str) -> Any:
+    values = {k: v for group in CHANGES[kind] for k, v in group.items()}
+    return tiny.config(kind, **{name: values[name]})
+
+
+def abstract(config: Any) -> Any:
+    return jax.eval_shape(make_model(config).init, jax.random.key(0))
+
+
+def batch_of(kind: str) -> dict[str, np.ndarray]:
+    return tiny.some_batch("prefix" if kind == "decoder" else kind)
+
+
+def logits(model: Any, kind: str, params: Any, key: jax.Array | None = None) -> np.ndarray:
+    hidden = jax.jit(model.hidden)(params, batch_of(kind), dropout_rng=key)
     return np.asarray(model.logits(params, hidden))
 
 
-def test_every_field_is_named_here() -> None:
-    named = CHANGES_TREE | CHANGES_LOGITS | CHANGES_INIT | CHANGES_PROGRAM | REFUSED
-    assert set(named) == {field.name for field in dataclasses.fields(DecoderConfig)}
+@pytest.mark.parametrize("kind", CHANGES)
+def test_every_field_is_named_here(kind: str) -> None:
+    named = [name for group in CHANGES[kind] for name in group]
+    assert sorted(named) == sorted(field.name for field in dataclasses.fields(tiny.config(kind)))
 
 
-@pytest.mark.parametrize("name", CHANGES_TREE)
-def test_field_shows_in_the_parameters(name: str) -> None:
-    changed = tiny.config(**{name: CHANGES_TREE[name]})
-    assert abstract(changed) != abstract(tiny.config())
+@pytest.mark.parametrize(("kind", "name"), every("tree"))
+def test_field_shows_in_the_parameters(kind: str, name: str) -> None:
+    assert abstract(changed(kind, name)) != abstract(tiny.config(kind))
 
 
-@pytest.mark.parametrize("name", CHANGES_LOGITS)
-def test_field_shows_in_the_logits(name: str) -> None:
-    model, params = tiny.model_and_params()
-    changed = DecoderModel(tiny.config(**{name: CHANGES_LOGITS[name]}))
-    key = jax.random.key(1)
-    before, after = (logits(m, params, key) for m in (model, changed))
-    assert np.abs(before - after).max() > 1e-3
+@pytest.fixture(scope="module")
+def before() -> dict[str, tuple[dict[str, Any], np.ndarray]]:
+    """Parameters of each kind and their logits."""
+    models = {kind: tiny.model_and_params(kind) for kind in CHANGES}
+    return {kind: (params, logits(model, kind, params)) for kind, (model, params) in models.items()}
 
 
-def test_field_shows_in_fresh_parameters() -> None:
-    _, before = tiny.model_and_params()
-    _, after = tiny.model_and_params(**CHANGES_INIT)
-    table = "token_embedder", "embedding"
-    ratio = np.std(after[table[0]][table[1]]) / np.std(before[table[0]][table[1]])
-    np.testing.assert_allclose(ratio, 2.0, rtol=1e-4)
+@pytest.mark.parametrize(("kind", "name"), every("logits"))
+def test_field_shows_in_the_logits(kind: str, name: str, before: dict[str, Any]) -> None:
+    params, expected = before[kind]
+    key = jax.random.key(1) if name == "dropout_rate" else None
+    assert np.abs(logits(make_model(changed(kind, name)), kind, params, key) - expected).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", CHANGES_PROGRAM)
-def test_field_shows_in_the_program(name: str) -> None:
-    def program(config: DecoderConfig) -> str:
-        model = DecoderModel(config)
-        loss = jax.grad(lambda params: model.hidden(params, BATCH).sum())
+@pytest.mark.parametrize(("kind", "name"), every("init"))
+def test_field_shows_in_fresh_parameters(kind: str, name: str) -> None:
+    values = {}, {name: CHANGES[kind].init[name]}
+    before, after = (tiny.model_and_params(kind, **v)[1]["token_embedder"]["embedding"] for v in values)
+    np.testing.assert_allclose(np.std(after) / np.std(before), 2.0, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "name"), every("program"))
+def test_field_shows_in_the_program(kind: str, name: str) -> None:
+    def program(config: Any) -> str:
+        model = make_model(config)
+        loss = jax.grad(lambda params: model.hidden(params, batch_of(kind)).sum())
         return str(jax.make_jaxpr(loss)(abstract(config)))
 
-    assert program(tiny.config()) != program(tiny.config(**{name: CHANGES_PROGRAM[name]}))
+    assert program(tiny.config(kind)) != program(changed(kind, name))
 
 
-def test_vocab_size_hides_the_padding_rows() -> None:
-    model, params = tiny.model_and_params(vocab_multiple=8)
-    found = logits(model, params)
-    assert found.shape == (2, 9, 40)
+def test_the_start_id_is_what_the_decoder_begins_with() -> None:
+    model, params = tiny.model_and_params("t5")
+    other = make_model(changed("t5", "decoder_start_id"))
+    prompts = [tiny.tokens(5, seed=seed) for seed in range(4)]
+    answers = [generate(m, params, prompts, max_new_tokens=3, eos_id=1, pad_id=0) for m in (model, other)]
+    assert [a.tolist() for a in answers[0]] != [a.tolist() for a in answers[1]]
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_vocab_size_hides_the_padding_rows(kind: str) -> None:
+    model, params = tiny.model_and_params(kind, vocab_multiple=8)
+    found = logits(model, kind, params)
+    assert found.shape[-1] == model.config.vocab_rows == 40
     assert model.unembedding(params).vocab_size == tiny.VOCAB
     assert (found[..., tiny.VOCAB :] < -1e29).all()
     assert (found[..., : tiny.VOCAB] > -1e3).all()
 
 
-def test_axes_fit_the_parameters() -> None:
-    for changes in ({}, {"scan_layers": False, "tie_embeddings": True}):
-        model = make_model(tiny.config(**changes))
-        axes = model.param_axes()
-
-        def fits(leaf: Any, names: tuple[str, ...]) -> None:
-            assert len(leaf.shape) == len(names)
-            assert all(isinstance(name, str) for name in names)
-
-        jax.tree.map(fits, abstract(model.config), axes)
-    scanned = make_model(tiny.config()).param_axes()["decoder"]["layers"]
-    assert scanned["self_attention"]["key"]["kernel"] == ("layers", "embed", "kv_heads", "kv")
-    assert scanned["mlp"]["wo"]["kernel"] == ("layers", "mlp", "embed")
+def test_t5_pads_its_vocabulary_by_default() -> None:
+    values = dataclasses.asdict(tiny.config("t5"))
+    del values["vocab_multiple"]
+    assert config_from_dict(values).vocab_rows == 128
 
 
-def test_parameters_are_plain_float32() -> None:
-    _, params = tiny.model_and_params(dtype="bfloat16")
-    assert type(params) is dict
-    assert {leaf.dtype.name for leaf in jax.tree.leaves(params)} == {"float32"}
-
-
-def test_json_round_trip() -> None:
-    config = tiny.config(remat="dots", dropout_rate=0.1)
+@pytest.mark.parametrize("kind", CHANGES)
+def test_json_round_trip(kind: str) -> None:
+    config = tiny.config(kind, remat="dots", dropout_rate=0.1)
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 
@@ -134,28 +195,41 @@ def test_all_problems_of_a_dict_at_once() -> None:
         assert part in str(error.value)
     with pytest.raises(ConfigError, match="nearest: 'decoder'"):
         config_from_dict(values | {"family": "decodr"})
+    wrong = dataclasses.asdict(tiny.config("t5")) | {"gated_mlp": 1, "relative_bucket": 32}
+    with pytest.raises(ConfigError) as error:
+        config_from_dict(wrong)
+    for part in ("'gated_mlp' is 1, must be bool", "nearest: 'relative_buckets'"):
+        assert part in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("kind", "changes", "message"),
     [
-        ({"num_heads": 5}, "multiple of num_kv_heads, 2"),
-        ({"head_dim": 7}, "head_dim is 7, must be even"),
-        ({"activation": "sliu"}, "nearest: 'silu'"),
-        ({"dtype": "float16"}, "dtype 'float16'"),
-        ({"remat": "ful"}, "nearest: 'full'"),
-        ({"dropout_rate": 1.0}, "dropout_rate is 1.0"),
-        ({"num_layers": 0}, "num_layers is 0"),
-        ({"rope_theta": 0.0}, "rope_theta is 0.0"),
-        ({"norm_epsilon": 0.0}, "norm_epsilon is 0.0"),
-        (REFUSED, "family 'encoder'"),
+        ("decoder", {"num_heads": 5}, "multiple of num_kv_heads, 2"),
+        ("decoder", {"head_dim": 7}, "head_dim is 7, must be even"),
+        ("decoder", {"activation": "sliu"}, "nearest: 'silu'"),
+        ("decoder", {"dtype": "float16"}, "dtype 'float16'"),
+        ("decoder", {"remat": "ful"}, "nearest: 'full'"),
+        ("decoder", {"dropout_rate": 1.0}, "dropout_rate is 1.0"),
+        ("decoder", {"num_layers": 0}, "num_layers is 0"),
+        ("decoder", {"rope_theta": 0.0}, "rope_theta is 0.0"),
+        ("decoder", {"norm_epsilon": 0.0}, "norm_epsilon is 0.0"),
+        ("decoder", CHANGES["decoder"].refused, "decoder family 'encoder'"),
+        ("t5", {"num_encoder_layers": 0}, "num_encoder_layers is 0"),
+        ("t5", {"activation": "gated-gelu"}, "activation 'gated-gelu'"),
+        ("t5", {"relative_buckets": 9}, "relative_buckets is 9, must be even"),
+        ("t5", {"relative_buckets": 2}, "must be even and at least 4"),
+        ("t5", {"relative_max_distance": 4}, "relative_max_distance is 4, must be above 4"),
+        ("t5", {"decoder_start_id": 37}, "decoder_start_id is 37, must be in 0 to 36"),
+        ("t5", {"norm_epsilon": 0.0}, "T5Config: norm_epsilon is 0.0"),
+        ("t5", CHANGES["t5"].refused, "t5 family 'encoder'"),
     ],
 )
-def test_wrong_values(changes: dict[str, Any], message: str) -> None:
+def test_wrong_values(kind: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
-        tiny.config(**changes)
+        tiny.config(kind, **changes)
 
 
 def test_no_model_for_something_else() -> None:
-    with pytest.raises(ConfigError, match="DecoderConfig"):
+    with pytest.raises(ConfigError, match="DecoderConfig, T5Config"):
         make_model({"family": "decoder"})

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import pytest
 
 from t5x_instruct.losses.cross_entropy import cross_entropy
 from t5x_instruct.models.decoder import DecoderModel
@@ -23,7 +24,7 @@ def with_targets(row: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return row | {"decoder_target_tokens": targets, "decoder_loss_weights": weights}
 
 
-def loss(model: DecoderModel, params: Any, batch: dict[str, np.ndarray]) -> jax.Array:
+def loss(model: Any, params: Any, batch: dict[str, np.ndarray]) -> jax.Array:
     return cross_entropy(
         model.hidden(params, batch),
         model.unembedding(params),
@@ -33,12 +34,20 @@ def loss(model: DecoderModel, params: Any, batch: dict[str, np.ndarray]) -> jax.
     ).loss_sum
 
 
-def test_packed_loss_is_the_sum_of_unpacked_losses() -> None:
-    model, params = tiny.model_and_params()
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+def test_packed_loss_is_the_sum_of_unpacked_losses(kind: str) -> None:
+    model, params = tiny.model_and_params(kind, attention_chunk=64)
     examples = [tiny.tokens(n, seed=n) for n in (6, 3, 8)]
+
+    def row(numbers: list[int]) -> dict[str, np.ndarray]:
+        targets = tiny.packed([examples[i] for i in numbers], 20)
+        # One has no inputs; a decoder does not look at them.
+        inputs = [tiny.tokens(n, seed=n) for n in (4, 0, 13)]
+        return with_targets(targets) | tiny.packed([inputs[i] for i in numbers], 18, "encoder")
+
     run = jax.jit(jax.value_and_grad(lambda p, batch: loss(model, p, batch)))
-    together = run(params, with_targets(tiny.packed(examples, 20)))
-    alone = [run(params, with_targets(tiny.packed([e], 20))) for e in examples]
+    together = run(params, row([0, 1, 2]))
+    alone = [run(params, row([i])) for i in range(3)]
     total = jax.tree.map(lambda *x: sum(x), *alone)
 
     def close(a: Any, b: Any) -> None:

@@ -1,7 +1,5 @@
 """The decoder against transformers' Llama, from stored files: no torch is needed (see make.py)."""
 
-import json
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,38 +11,10 @@ from t5x_instruct.checkpoints.convert.hf_names import params_from_hf
 from t5x_instruct.common.errors import CheckpointError
 from t5x_instruct.common.trees import flatten_with_names
 from t5x_instruct.losses.cross_entropy import cross_entropy
-from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
+from t5x_instruct.models.decoder import DecoderModel
+from tests.parity.goldens import GOLDEN, cases, config_of, load, tensors
 
-GOLDEN = Path(__file__).parent.parent / "golden"
-CASES = sorted(path.stem for path in GOLDEN.glob("llama_*.npz"))
-ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh"}
-
-
-def load(case: str) -> dict[str, np.ndarray]:
-    with np.load(GOLDEN / f"{case}.npz", allow_pickle=False) as file:
-        return dict(file)
-
-
-def tensors(golden: dict[str, np.ndarray], kind: str) -> dict[str, np.ndarray]:
-    return {k.removeprefix(f"{kind}/"): v for k, v in golden.items() if k.startswith(f"{kind}/")}
-
-
-def config_of(golden: dict[str, np.ndarray], **changes: Any) -> DecoderConfig:
-    s = json.loads(str(golden["settings"]))
-    fields = {
-        "vocab_size": s["vocab_size"],
-        "emb_dim": s["hidden_size"],
-        "num_layers": s["num_hidden_layers"],
-        "num_heads": s["num_attention_heads"],
-        "num_kv_heads": s["num_key_value_heads"],
-        "head_dim": s["head_dim"],
-        "mlp_dim": s["intermediate_size"],
-        "activation": ACTIVATIONS[s["hidden_act"]],
-        "rope_theta": s["rope_theta"],
-        "norm_epsilon": s["rms_norm_eps"],
-        "tie_embeddings": s["tie_word_embeddings"],
-    }
-    return DecoderConfig(**(fields | changes))
+CASES = cases("llama")
 
 
 def batch_of(golden: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

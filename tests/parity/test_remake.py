@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+# Not from `goldens`, which imports the package: here torch is all that is needed.
 GOLDEN = Path(__file__).parent.parent / "golden"
 
 
@@ -14,9 +15,9 @@ GOLDEN = Path(__file__).parent.parent / "golden"
 def test_made_again_they_are_the_same(tmp_path: Path) -> None:
     for module in ("torch", "transformers"):
         pytest.importorskip(module, reason=f"{module} is not installed: extra `parity`")
-    make = Path(__file__).parent / "make.py"
-    subprocess.run([sys.executable, str(make), "--out", str(tmp_path)], check=True)
-    stored = sorted(path.name for path in GOLDEN.glob("llama_*.npz"))
+    command = [sys.executable, "-m", "tests.parity.make", "--out", str(tmp_path)]
+    subprocess.run(command, check=True, cwd=GOLDEN.parents[1])
+    stored = sorted(path.name for path in GOLDEN.glob("*.npz"))
     assert stored == sorted(path.name for path in tmp_path.glob("*.npz"))
     for name in stored:
         with (
@@ -24,10 +25,13 @@ def test_made_again_they_are_the_same(tmp_path: Path) -> None:
             np.load(tmp_path / name, allow_pickle=False) as new,
         ):
             assert set(old) == set(new)
-            clear = old["margins"] > 1e-3
+            # Tokens are compared where they are no tie.
+            clear = {"generated": old["margins"] > 1e-3}
+            if "beam/gaps" in old:
+                clear["beam/sequences"] = old["beam/gaps"] > 1e-3
             for key in old:
                 if old[key].dtype.kind != "f":
-                    pick = clear if key == "generated" else ...
+                    pick = clear.get(key, ...)
                     np.testing.assert_array_equal(new[key][pick], old[key][pick], err_msg=key)
                 else:
                     np.testing.assert_allclose(new[key], old[key], rtol=1e-4, atol=1e-4, err_msg=key)

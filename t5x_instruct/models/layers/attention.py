@@ -1,4 +1,4 @@
-"""Grouped-query attention: one implementation for training, prefill and decoding."""
+"""Attention: one implementation for self- and cross-attention, training, prefill and decoding."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -21,10 +21,13 @@ class Tokens(NamedTuple):
     Attributes:
         segments: int32 [batch, length], 0 is padding.
         positions: int32 [batch, length], order within a segment.
+        inputs: of keys only, int32 [batch, length]: where 1, the whole segment sees the key, the tokens before it too;
+            None: nowhere.
     """
 
     segments: jax.Array
     positions: jax.Array
+    inputs: jax.Array | None = None
 
 
 class KVCache(NamedTuple):
@@ -60,11 +63,15 @@ def attend(
     queries: Tokens,
     keys: Tokens,
     chunk: int,
+    *,
+    causal: bool = True,
+    bias_NL: jax.Array | None = None,
 ) -> jax.Array:
-    """Causal softmax attention within segments.
+    """Softmax attention within segments.
 
-    A query sees the keys of its own segment that stand at its position or before. Padding is seen by nothing
-    and sees nothing: its result is zero.
+    A query sees the keys of its own segment that stand at its position or before, or, if not `causal`, all of them.
+    Padding is seen by nothing and sees nothing, nor does a query whose segment has no keys see anything: their result
+    is zero.
 
     Why in pieces of queries, with the keys transposed: XLA's CPU backend runs the textbook einsum over
     [batch, heads, T, S] at 50 GFLOP/s, because it is bound by passes over the scores. A piece's scores stay in
@@ -81,6 +88,10 @@ def attend(
         queries: of the T queries.
         keys: of the S keys.
         chunk: queries per piece.
+        causal: whether positions matter.
+        bias_NL: float32 [heads, T + S - 1], added to the scores: entry ``s - t + T - 1`` between query t and key s.
+            It is spread out over a piece's scores when they are computed, and its gradient summed over them at once:
+            a [heads, T, S] array exists neither forward nor backward.
 
     Returns:
         [batch, T, heads, head_dim].
@@ -88,17 +99,19 @@ def attend(
     Source: Ainslie et al. 2023 (grouped queries); Rabe and Staats 2021 (pieces with recomputation).
     """
     B, T, N, H = q_BTNH.shape
-    K = k_BSKH.shape[2]
+    S, K = k_BSKH.shape[1:3]
     k_BKHS = k_BSKH.transpose(0, 2, 3, 1)
     v_BKSH = v_BSKH.transpose(0, 2, 1, 3)
 
-    def piece(q_BCNH: jax.Array, piece_of: Tokens) -> jax.Array:
+    def piece(q_BCNH: jax.Array, piece_of: Tokens, window_NL: jax.Array | None) -> jax.Array:
         C = q_BCNH.shape[1]
         # The queries that share a key head are rows of one matrix.
         q_BKMH = q_BCNH.reshape(B, C, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-        seen_BCS = _seen(piece_of, keys)
+        seen_BCS = _seen(piece_of, keys, causal)
         scores = jnp.einsum("bkmh,bkhs->bkms", q_BKMH, k_BKHS, preferred_element_type=jnp.float32)
-        scores = scores.reshape(B, K, N // K, C, -1)
+        scores = scores.reshape(B, K, N // K, C, S)
+        if window_NL is not None:
+            scores = _with_bias(scores, window_NL)
         scores += jnp.where(seen_BCS, 0.0, _HIDDEN)[:, None, None]
         weights = jax.nn.softmax(scores, axis=-1).astype(v_BKSH.dtype).reshape(*q_BKMH.shape[:3], -1)
         out_BKMH = jnp.einsum("bkms,bksh->bkmh", weights, v_BKSH)
@@ -106,25 +119,71 @@ def attend(
         return out_BCNH * seen_BCS.any(axis=-1)[:, :, None, None]
 
     if chunk >= T:
-        return piece(q_BTNH, queries)
+        return piece(q_BTNH, queries, bias_NL)
     count = -(-T // chunk)
+    missing = count * chunk - T
 
     def split(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x, [(0, 0), (0, count * chunk - T)] + [(0, 0)] * (x.ndim - 2))
+        x = jnp.pad(x, [(0, 0), (0, missing)] + [(0, 0)] * (x.ndim - 2))
         return jnp.moveaxis(x.reshape(B, count, chunk, *x.shape[2:]), 1, 0)
 
-    pieces = (split(q_BTNH), Tokens(*map(split, queries)))
+    # The queries' side of the bias runs backwards: what is added after the last query stands in front.
+    padded_NL = None if bias_NL is None else jnp.pad(bias_NL, ((0, 0), (missing, 0)))
+
+    def body(args: tuple[jax.Array, jax.Array, Tokens]) -> jax.Array:
+        number, q_BCNH, piece_of = args
+        window_NL = None
+        if padded_NL is not None:
+            start = (count - 1 - number) * chunk
+            window_NL = jax.lax.dynamic_slice_in_dim(padded_NL, start, chunk + S - 1, axis=1)
+        return piece(q_BCNH, piece_of, window_NL)
+
+    pieces = (jnp.arange(count), split(q_BTNH), Tokens(split(queries.segments), split(queries.positions)))
     # prevent_cse=False: inside a loop XLA cannot merge the recomputation with the first computation.
-    body = jax.checkpoint(lambda args: piece(*args), prevent_cse=False)
-    out = jnp.moveaxis(jax.lax.map(body, pieces), 0, 1)
+    out = jnp.moveaxis(jax.lax.map(jax.checkpoint(body, prevent_cse=False), pieces), 0, 1)
     return out.reshape(B, count * chunk, N, H)[:, :T]
 
 
-def _seen(queries: Tokens, keys: Tokens) -> jax.Array:
+def _seen(queries: Tokens, keys: Tokens, causal: bool) -> jax.Array:
     """Which key each query sees, bool [batch, T, S]."""
-    same = queries.segments[:, :, None] == keys.segments[:, None, :]
-    before = queries.positions[:, :, None] >= keys.positions[:, None, :]
-    return same & before & (keys.segments > 0)[:, None, :]
+    same = (queries.segments[:, :, None] == keys.segments[:, None, :]) & (keys.segments > 0)[:, None, :]
+    if not causal:
+        return same
+    seen = queries.positions[:, :, None] >= keys.positions[:, None, :]
+    if keys.inputs is not None:
+        seen |= (keys.inputs > 0)[:, None, :]
+    return same & seen
+
+
+@jax.custom_vjp
+def _with_bias(scores_BKGCS: jax.Array, window_NL: jax.Array) -> jax.Array:
+    """Adds to the score of query c and key s, in all rows, entry ``s - c + C - 1`` of [heads, C + S - 1].
+
+    The window, made one longer, is laid end to end and cut into rows of its first length, each of which begins one
+    entry earlier than the one before. So there is no gather, whose gradient would be a scatter from every score; and
+    the sums of the gradient are matrix products, since XLA's CPU backend takes 20 x as long to sum over outer axes.
+    """
+    _, K, G, C, S = scores_BKGCS.shape
+    N = K * G
+    end_to_end = jnp.tile(jnp.pad(window_NL, ((0, 0), (0, 1))), (1, C))
+    bias_NCS = end_to_end[:, : C * (C + S - 1)].reshape(N, C, C + S - 1)[:, :, C - 1 :]
+    return scores_BKGCS + bias_NCS.reshape(1, K, G, C, S)
+
+
+def _with_bias_forward(scores_BKGCS: jax.Array, window_NL: jax.Array) -> tuple[jax.Array, None]:
+    return _with_bias(scores_BKGCS, window_NL), None
+
+
+def _with_bias_backward(_: None, grad_BKGCS: jax.Array) -> tuple[jax.Array, jax.Array]:
+    B, K, G, C, S = grad_BKGCS.shape
+    exact = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
+    grad_NCS = exact("bkgcs,b->kgcs", grad_BKGCS, jnp.ones(B)).reshape(K * G, C, S)
+    rows_NX = jnp.pad(grad_NCS, ((0, 0), (0, 0), (C - 1, 0))).reshape(K * G, C * (C + S - 1))
+    rows_NCX = jnp.pad(rows_NX, ((0, 0), (0, C))).reshape(K * G, C, C + S)
+    return grad_BKGCS, exact("ncx,c->nx", rows_NCX, jnp.ones(C))[:, :-1]
+
+
+_with_bias.defvjp(_with_bias_forward, _with_bias_backward)
 
 
 class AttentionInputs(NamedTuple):
@@ -132,17 +191,31 @@ class AttentionInputs(NamedTuple):
 
     Attributes:
         queries: of the tokens of this call.
-        keys: of all that can be attended to: the same tokens, or the cache's slots.
-        rotation: of the queries' positions.
+        keys: of all that can be attended to: the same tokens, the cache's slots, or the encoder's tokens.
+        rotation: of the queries' positions, where positions are rotary.
+        bias_NL: where positions are a bias, see `attend`.
     """
 
     queries: Tokens
     keys: Tokens
-    rotation: Rotation
+    rotation: Rotation | None = None
+    bias_NL: jax.Array | None = None
+
+
+class KeysValues(NamedTuple):
+    """Keys and values of one layer (or, with one more axis in front, of all), projected ahead.
+
+    Attributes:
+        k_BSKH: [batch, source, kv heads, head_dim].
+        v_BSKH: the same.
+    """
+
+    k_BSKH: jax.Array
+    v_BSKH: jax.Array
 
 
 class Attention(nn.Module):
-    """Self-attention with rotary positions and, optionally, fewer key/value heads than query heads.
+    """Self- or cross-attention; optionally with fewer key/value heads than query heads.
 
     Attributes:
         num_heads: query heads.
@@ -150,6 +223,11 @@ class Attention(nn.Module):
         head_dim: width of a head.
         chunk: queries per piece, see `attend`.
         dtype: compute dtype.
+        causal: whether a token sees only keys at its position or before.
+        scaled: whether scores are divided by ``sqrt(head_dim)``. If not, fresh query kernels are smaller by it.
+        dropout_rate: share of the keys dropped for each head, the same ones for all queries of a row. Dropping a key's
+            weight is dropping its value, which costs no pass over the scores.
+        deterministic: whether dropout is off.
     """
 
     num_heads: int
@@ -157,24 +235,62 @@ class Attention(nn.Module):
     head_dim: int
     chunk: int
     dtype: jnp.dtype
+    causal: bool = True
+    scaled: bool = True
+    dropout_rate: float = 0.0
+    deterministic: bool = True
 
     @nn.compact
     def __call__(
-        self, x_BTD: jax.Array, inputs: AttentionInputs, cache: KVCache | None, layer: Any
+        self,
+        x_BTD: jax.Array,
+        inputs: AttentionInputs,
+        cache: KVCache | None = None,
+        layer: Any = None,
+        source: jax.Array | KeysValues | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
-        """Maps [batch, length, embed] to the same shape; with a cache, reads and writes `layer` of it."""
+        """Maps [batch, length, embed] to the same shape.
 
-        def project(name: str, heads: int, axis: str) -> jax.Array:
-            linear = Linear((heads, self.head_dim), ("embed",), (axis, "kv"), self.dtype, name=name)
-            return constrain(linear(x_BTD), ("batch", "length", axis, "kv"))
+        Args:
+            x_BTD: what queries are made of.
+            inputs: where queries and keys stand.
+            cache: to write the new keys and values to, and to read all from.
+            layer: of the cache.
+            source: what keys and values are made of, [batch, source, embed]; or the keys and values; None: `x_BTD`.
 
-        q_BTNH = rotate(project("query", self.num_heads, "heads"), inputs.rotation)
-        k_BSKH = rotate(project("key", self.num_kv_heads, "kv_heads"), inputs.rotation)
-        v_BSKH = project("value", self.num_kv_heads, "kv_heads")
+        Returns:
+            The result and the cache.
+        """
+        scale = self.head_dim**-0.5
+        q_BTNH = self._project(x_BTD, inputs, "query", 1.0 if self.scaled else scale)
+        if isinstance(source, KeysValues):
+            k_BSKH, v_BSKH = source
+        else:
+            of_BSD = x_BTD if source is None else source
+            k_BSKH, v_BSKH = (self._project(of_BSD, inputs, name) for name in ("key", "value"))
         if cache is not None:
             k_BSKH, v_BSKH, cache = cache.updated(layer, k_BSKH, v_BSKH)
-        scaled_BTNH = q_BTNH * jnp.asarray(self.head_dim**-0.5, self.dtype)
-        out_BTNH = attend(scaled_BTNH, k_BSKH, v_BSKH, inputs.queries, inputs.keys, self.chunk)
+        if self.scaled:
+            q_BTNH *= jnp.asarray(scale, self.dtype)
+        v_BSKH = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,), deterministic=self.deterministic)(v_BSKH)
+        out_BTNH = attend(
+            q_BTNH,
+            k_BSKH,
+            v_BSKH,
+            inputs.queries,
+            inputs.keys,
+            self.chunk,
+            causal=self.causal,
+            bias_NL=inputs.bias_NL,
+        )
         out_BTNH = constrain(out_BTNH, ("batch", "length", "heads", "kv"))
         out = Linear((x_BTD.shape[-1],), ("heads", "kv"), ("embed",), self.dtype, name="out")
         return out(out_BTNH), cache
+
+    def _project(self, x_BTD: jax.Array, inputs: AttentionInputs, name: str, init_scale: float = 1.0) -> jax.Array:
+        heads, axis = (self.num_heads, "heads") if name == "query" else (self.num_kv_heads, "kv_heads")
+        linear = Linear((heads, self.head_dim), ("embed",), (axis, "kv"), self.dtype, init_scale, name=name)
+        projected_BTKH = constrain(linear(x_BTD), ("batch", "length", axis, "kv"))
+        if inputs.rotation is None or name == "value":
+            return projected_BTKH
+        return rotate(projected_BTKH, inputs.rotation)

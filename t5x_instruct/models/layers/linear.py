@@ -17,12 +17,14 @@ class Linear(nn.Module):
         in_axes: logical names of the contracted axes.
         out_axes: logical names of the output axes.
         dtype: compute dtype; the kernel is stored in float32.
+        init_scale: factor on a fresh kernel, whose variance otherwise is 1 / fan-in.
     """
 
     features: tuple[int, ...]
     in_axes: tuple[str, ...]
     out_axes: tuple[str, ...]
     dtype: jnp.dtype
+    init_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -33,7 +35,7 @@ class Linear(nn.Module):
         def draw(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
             # Variance 1 / fan-in keeps the scale of what flows through; 0.8796 is the standard deviation
             # of a normal truncated at two.
-            stddev = math.prod(in_shape) ** -0.5 / 0.87962566103423978
+            stddev = self.init_scale * math.prod(in_shape) ** -0.5 / 0.87962566103423978
             return stddev * jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype)
 
         kernel = self.param(

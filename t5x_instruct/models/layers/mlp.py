@@ -18,25 +18,34 @@ ACTIVATIONS: Mapping[str, Callable[[jax.Array], jax.Array]] = {
 }
 
 
-class GatedMlp(nn.Module):
-    """``wo(activation(wi_0 x) * wi_1 x)``: SwiGLU with "silu", GEGLU with a gelu.
+class Mlp(nn.Module):
+    """``wo(activation(wi_0 x) * wi_1 x)``, SwiGLU with "silu" and GEGLU with a gelu; or ``wo(activation(wi x))``.
 
-    Source: Shazeer 2020, "GLU Variants Improve Transformer", equation 6.
+    Source: Shazeer 2020, "GLU Variants Improve Transformer", equation 6; Vaswani et al. 2017, equation 2.
 
     Attributes:
         mlp_dim: width inside.
-        activation: of the gate, a key of `ACTIVATIONS`.
+        activation: a key of `ACTIVATIONS`.
         dtype: compute dtype.
+        gated: whether the activation is that of a gate.
+        dropout_rate: share of the inner features dropped, the same ones at all positions of a row.
+        deterministic: whether dropout is off.
     """
 
     mlp_dim: int
     activation: str
     dtype: jnp.dtype
+    gated: bool = True
+    dropout_rate: float = 0.0
+    deterministic: bool = True
 
     @nn.compact
     def __call__(self, x_BTD: jax.Array) -> jax.Array:
         """Maps [batch, length, embed] to the same shape."""
         inner = partial(Linear, (self.mlp_dim,), ("embed",), ("mlp",), self.dtype)
-        gate_BTF = ACTIVATIONS[self.activation](inner(name="wi_0")(x_BTD))
-        h_BTF = constrain(gate_BTF * inner(name="wi_1")(x_BTD), ("batch", "length", "mlp"))
+        h_BTF = ACTIVATIONS[self.activation](inner(name="wi_0" if self.gated else "wi")(x_BTD))
+        if self.gated:
+            h_BTF *= inner(name="wi_1")(x_BTD)
+        h_BTF = constrain(h_BTF, ("batch", "length", "mlp"))
+        h_BTF = nn.Dropout(self.dropout_rate, broadcast_dims=(-2,), deterministic=self.deterministic)(h_BTF)
         return Linear((x_BTD.shape[-1],), ("mlp",), ("embed",), self.dtype, name="wo")(h_BTF)

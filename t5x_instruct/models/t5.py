@@ -1,0 +1,443 @@
+"""Encoder-decoder models of the T5 kind (1.0, 1.1 and their descendants): configuration, network, and the model."""
+
+import dataclasses
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from t5x_instruct.common import types
+from t5x_instruct.common.types import Batch, Params
+from t5x_instruct.models.api import Cache, Encoded, ReadsInputs
+from t5x_instruct.models.heads import HeadKernel
+from t5x_instruct.models.layers.attention import Attention, AttentionInputs, KeysValues, KVCache, Tokens
+from t5x_instruct.models.layers.embedding import Embed
+from t5x_instruct.models.layers.linear import Linear
+from t5x_instruct.models.layers.mlp import Mlp
+from t5x_instruct.models.layers.norm import RMSNorm
+from t5x_instruct.models.layers.relative_bias import RelativeBias
+from t5x_instruct.models.layers.stack import run_layers
+from t5x_instruct.models.network import (
+    LinenModel,
+    check_config,
+    empty_cache,
+    rounded_up,
+    slots,
+    tokens_of,
+    write_slots,
+)
+from t5x_instruct.partitioning.rules import constrain
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class T5Config:
+    """An encoder-decoder model of the T5 kind.
+
+    What the weights were trained with has no default, what only changes speed or memory has one.
+
+    Attributes:
+        vocab_size: number of token ids.
+        emb_dim: width of the residual stream.
+        num_encoder_layers: layers of the encoder.
+        num_decoder_layers: layers of the decoder.
+        num_heads: heads of every attention.
+        head_dim: width of a head; need not be ``emb_dim / num_heads``.
+        mlp_dim: width of the MLP.
+        activation: of the MLP: "relu" (T5 1.0), "gelu_tanh" (T5 1.1), "gelu" (exact), "silu".
+        gated_mlp: whether the activation is that of a gate (T5 1.1).
+        relative_buckets: buckets of relative positions; the encoder uses a half for each direction.
+        relative_max_distance: from here on all distances share a bucket.
+        norm_epsilon: added to the mean square in RMSNorm.
+        tie_embeddings: whether the head is the transposed embedding (T5 1.0).
+        scale_decoder_outputs: whether logits are multiplied by ``emb_dim ** -0.5`` (T5 1.0).
+        decoder_start_id: the decoder's first token, at position 0.
+        vocab_multiple: the embedding's and the head's rows are rounded up to a multiple of this (so that a mesh axis
+            divides them); rows from `vocab_size` on are never predicted.
+        embedding_init_stddev: standard deviation of freshly drawn embeddings.
+        dropout_rate: on embeddings, on attention's weights, inside the MLP, on what each sub-layer adds and on each
+            stack's result; used only where a dropout key is given. One mask serves all positions of a row.
+        dtype: compute dtype, "float32" or "bfloat16"; parameters, softmax and norms are float32.
+        remat: what the backward pass computes again per layer: "none", "dots" (all but the projections' outputs),
+            "full" (all but the layer's input).
+        scan_layers: one compiled layer over stacked parameters, or every layer compiled by itself.
+        attention_chunk: queries per piece of attention; scores of one piece at a time are alive.
+        family: "t5".
+    """
+
+    vocab_size: int
+    emb_dim: int
+    num_encoder_layers: int
+    num_decoder_layers: int
+    num_heads: int
+    head_dim: int
+    mlp_dim: int
+    activation: str
+    gated_mlp: bool
+    relative_buckets: int
+    relative_max_distance: int
+    norm_epsilon: float
+    tie_embeddings: bool
+    scale_decoder_outputs: bool
+    decoder_start_id: int = 0
+    vocab_multiple: int = 128
+    embedding_init_stddev: float = 1.0
+    dropout_rate: float = 0.0
+    dtype: str = "float32"
+    remat: str = "none"
+    scan_layers: bool = True
+    attention_chunk: int = 64
+    family: str = "t5"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.relative_buckets < 4 or self.relative_buckets % 2:
+            problems.append(f"relative_buckets is {self.relative_buckets}, must be even and at least 4")
+        if self.relative_max_distance <= self.relative_buckets // 2:
+            problems.append(
+                f"relative_max_distance is {self.relative_max_distance}, must be above {self.relative_buckets // 2}: "
+                "half of the relative_buckets hold one distance each"
+            )
+        if not 0 <= self.decoder_start_id < max(self.vocab_size, 1):
+            problems.append(f"decoder_start_id is {self.decoder_start_id}, must be in 0 to {self.vocab_size - 1}")
+        check_config(self, "t5", _SIZES, problems)
+
+    @property
+    def vocab_rows(self) -> int:
+        """Rows of the embedding: `vocab_size` rounded up to a multiple of `vocab_multiple`."""
+        return rounded_up(self.vocab_size, self.vocab_multiple)
+
+
+_SIZES = (
+    "vocab_size",
+    "emb_dim",
+    "num_encoder_layers",
+    "num_decoder_layers",
+    "num_heads",
+    "head_dim",
+    "mlp_dim",
+    "vocab_multiple",
+    "attention_chunk",
+)
+
+
+def _parts(config: T5Config, deterministic: bool) -> tuple[Any, Any, Any, Any]:
+    """What both kinds of layers are made of: norm, attention, MLP (each takes a name), and dropout."""
+    c, dtype = config, jnp.dtype(config.dtype)
+    drop = {"dropout_rate": c.dropout_rate, "deterministic": deterministic}
+    # No attention divides its scores: the factor is in how queries are initialised.
+    attention = partial(Attention, c.num_heads, c.num_heads, c.head_dim, c.attention_chunk, dtype, scaled=False, **drop)
+    mlp = partial(Mlp, c.mlp_dim, c.activation, dtype, c.gated_mlp, **drop)
+    return partial(RMSNorm, c.norm_epsilon, dtype), attention, mlp, _dropout(c, deterministic)
+
+
+def _dropout(config: T5Config, deterministic: bool) -> nn.Dropout:
+    return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)
+
+
+class T5EncoderLayer(nn.Module):
+    """Pre-norm attention in both directions and MLP, each added to the residual stream.
+
+    Attributes:
+        config: the model's.
+        deterministic: whether dropout is off.
+    """
+
+    config: T5Config
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BSD: jax.Array, numbered: Any, inputs: AttentionInputs) -> tuple[jax.Array, None]:
+        """One layer as `run_layers` runs it; the carry is [batch, source, embed]."""
+        norm, attention, mlp, dropout = _parts(self.config, self.deterministic)
+        h_BSD, _ = attention(causal=False, name="attention")(norm(name="pre_attention_layer_norm")(x_BSD), inputs)
+        x_BSD += dropout(h_BSD)
+        x_BSD += dropout(mlp(name="mlp")(norm(name="pre_mlp_layer_norm")(x_BSD)))
+        return constrain(x_BSD, ("batch", "length", "activation_embed")), None
+
+
+class DecoderInputs(NamedTuple):
+    """What all layers of the decoder share.
+
+    Attributes:
+        own: where the decoder's tokens stand, and the bias between them.
+        cross: where the decoder's and the encoder's tokens stand.
+        encoded_BSD: the encoder's result; None if the layers get their keys and values ready made.
+    """
+
+    own: AttentionInputs
+    cross: AttentionInputs
+    encoded_BSD: jax.Array | None
+
+
+class T5DecoderLayer(nn.Module):
+    """Pre-norm causal attention, attention to the encoder and MLP, each added to the residual stream.
+
+    Attributes:
+        config: the model's.
+        deterministic: whether dropout is off.
+    """
+
+    config: T5Config
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        carry: tuple[jax.Array, KVCache | None],
+        numbered: tuple[jax.Array, KeysValues | None],
+        inputs: DecoderInputs,
+    ) -> tuple[tuple[jax.Array, KVCache | None], None]:
+        """One layer as `run_layers` runs it; the carry is ([batch, length, embed], cache)."""
+        norm, attention, mlp, dropout = _parts(self.config, self.deterministic)
+        x_BTD, cache = carry
+        layer, projected = numbered
+        h_BTD = norm(name="pre_self_attention_layer_norm")(x_BTD)
+        h_BTD, cache = attention(name="self_attention")(h_BTD, inputs.own, cache, layer)
+        x_BTD += dropout(h_BTD)
+        h_BTD = norm(name="pre_cross_attention_layer_norm")(x_BTD)
+        cross = attention(causal=False, name="encoder_decoder_attention")
+        source = inputs.encoded_BSD if projected is None else projected
+        h_BTD, _ = cross(h_BTD, inputs.cross, source=source)
+        x_BTD += dropout(h_BTD)
+        x_BTD += dropout(mlp(name="mlp")(norm(name="pre_mlp_layer_norm")(x_BTD)))
+        return (constrain(x_BTD, ("batch", "length", "activation_embed")), cache), None
+
+
+class T5Encoder(nn.Module):
+    """Bias, layers, and the last norm.
+
+    Attributes:
+        config: the model's.
+        deterministic: whether dropout is off.
+    """
+
+    config: T5Config
+    deterministic: bool
+
+    @nn.compact
+    def __call__(self, x_BSD: jax.Array, where: Tokens) -> jax.Array:
+        """Maps embeddings [batch, source, embed] to what the decoder reads, of the same shape."""
+        c, S = self.config, x_BSD.shape[1]
+        bias = RelativeBias(c.num_heads, c.relative_buckets, c.relative_max_distance, True, name="relpos_bias")
+        inputs = AttentionInputs(where, where, bias_NL=bias(S, S))
+        x_BSD = run_layers(T5EncoderLayer, c, c.num_encoder_layers, self.deterministic, x_BSD, inputs)
+        x_BSD = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype), name="encoder_norm")(x_BSD)
+        return _dropout(c, self.deterministic)(x_BSD)
+
+
+class T5Decoder(nn.Module):
+    """Bias, layers, the last norm, and the head's matrix if it is not tied.
+
+    Attributes:
+        config: the model's.
+        deterministic: whether dropout is off.
+    """
+
+    config: T5Config
+    deterministic: bool
+
+    @nn.compact
+    def __call__(
+        self,
+        x_BTD: jax.Array,
+        queries: Tokens,
+        keys: Tokens,
+        source: jax.Array | KeysValues,
+        source_segments_BS: jax.Array,
+        cache: KVCache | None,
+    ) -> tuple[jax.Array, KVCache | None]:
+        """Maps embeddings [batch, length, embed] to final hidden states of the same shape.
+
+        Args:
+            x_BTD: the embeddings.
+            queries: of the tokens of this call.
+            keys: of the same tokens, or of the cache's slots.
+            source: the encoder's result [batch, source, embed], or keys and values [layers, batch, source, ...] of it.
+            source_segments_BS: int32 [batch, source].
+            cache: of self-attention.
+
+        Returns:
+            The hidden states and the cache.
+        """
+        c = self.config
+        bias = RelativeBias(c.num_heads, c.relative_buckets, c.relative_max_distance, False, name="relpos_bias")
+        bias_NL = bias(x_BTD.shape[1], keys.positions.shape[1], 0 if cache is None else cache.slot)
+        projected, encoded_BSD = (source, None) if isinstance(source, KeysValues) else (None, source)
+        inputs = DecoderInputs(
+            own=AttentionInputs(queries, keys, bias_NL=bias_NL),
+            # Positions say nothing between two texts.
+            cross=AttentionInputs(queries, Tokens(source_segments_BS, source_segments_BS)),
+            encoded_BSD=encoded_BSD,
+        )
+        carry = (x_BTD, cache)
+        x_BTD, cache = run_layers(T5DecoderLayer, c, c.num_decoder_layers, self.deterministic, carry, inputs, projected)
+        if not c.tie_embeddings:
+            # Only makes the parameter: its product with hidden states is the loss's business.
+            HeadKernel(c.emb_dim, c.vocab_rows, name="logits_dense")()
+        x_BTD = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype), name="decoder_norm")(x_BTD)
+        return _dropout(c, self.deterministic)(x_BTD), cache
+
+
+class T5Network(nn.Module):
+    """One table of embeddings, encoder and decoder.
+
+    Attributes:
+        config: the model's.
+        deterministic: whether dropout is off.
+    """
+
+    config: T5Config
+    deterministic: bool
+
+    def setup(self) -> None:
+        """Names the parts."""
+        c = self.config
+        dtype = jnp.dtype(c.dtype)
+        self.token_embedder = Embed(c.vocab_rows, c.emb_dim, c.embedding_init_stddev, dtype)
+        self.encoder = T5Encoder(c, self.deterministic)
+        self.decoder = T5Decoder(c, self.deterministic)
+        self.dropout = _dropout(c, self.deterministic)
+
+    def encode(self, tokens_BS: jax.Array, where: Tokens) -> jax.Array:
+        """Maps int32 tokens [batch, source] to the encoder's result [batch, source, embed]."""
+        encoded_BSD: jax.Array = self.encoder(self.dropout(self.token_embedder(tokens_BS)), where)
+        return encoded_BSD
+
+    def decode(self, tokens_BT: jax.Array, *args: Any) -> tuple[jax.Array, KVCache | None]:
+        """Maps int32 tokens [batch, length] to final hidden states; for the other arguments see `T5Decoder`."""
+        result: tuple[jax.Array, KVCache | None] = self.decoder(self.dropout(self.token_embedder(tokens_BT)), *args)
+        return result
+
+    def __call__(self, tokens_BS: jax.Array, source: Tokens, tokens_BT: jax.Array, target: Tokens) -> jax.Array:
+        """Encodes, and decodes all targets at once: final hidden states [batch, length, embed]."""
+        encoded_BSD = self.encode(tokens_BS, source)
+        hidden_BTD, _ = self.decode(tokens_BT, target, target, encoded_BSD, source.segments, None)
+        return hidden_BTD
+
+
+class T5Model(LinenModel):
+    """A T5; implements `models.api.Model`.
+
+    `hidden` reads of a batch ``encoder_input_tokens``, ``decoder_input_tokens`` and, of both sides and where present,
+    ``*_segment_ids`` (0 is padding; absent: one segment without padding) and ``*_positions`` (absent: 0, 1, 2, ...
+    along the row). A decoder token sees the encoder's tokens of its own segment. Positions within a segment are
+    consecutive, so that the distance of two tokens is that of their slots in the row, which is what relative positions
+    are made of; a row that leaves positions out would need a model with absolute ones.
+
+    Args:
+        config: sizes and constants.
+    """
+
+    config: T5Config
+
+    def __init__(self, config: T5Config):
+        tokens_BT = jnp.zeros((1, 1), jnp.int32)
+        where = Tokens(tokens_BT + 1, tokens_BT)
+        multiplier = config.emb_dim**-0.5 if config.scale_decoder_outputs else 1.0
+        super().__init__(config, T5Network, (tokens_BT, where, tokens_BT, where), multiplier)
+
+    @property
+    def reads_inputs(self) -> ReadsInputs:
+        """ "encoder"."""
+        return "encoder"
+
+    def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
+        """Final hidden states of all targets at once.
+
+        Args:
+            params: from `init`.
+            batch: int32 [batch, source] and [batch, length] arrays, see the class.
+            dropout_rng: PRNG key; None turns dropout off.
+
+        Returns:
+            [batch, length, embed] in the compute dtype.
+        """
+        hidden_BTD: jax.Array = self._run(
+            params,
+            dropout_rng,
+            batch[types.ENCODER_INPUT_TOKENS],
+            tokens_of(batch, "encoder"),
+            batch[types.DECODER_INPUT_TOKENS],
+            tokens_of(batch, "decoder"),
+        )
+        return hidden_BTD
+
+    def encode(self, params: Params, batch: Batch) -> Encoded:
+        """What the decoder reads, from the batch's encoder keys."""
+        where = tokens_of(batch, "encoder")
+        args = (batch[types.ENCODER_INPUT_TOKENS], where)
+        return Encoded(self._run(params, None, *args, method="encode"), where.segments)
+
+    def init_cache(
+        self,
+        batch_size: int,
+        max_length: int,
+        encoded: Encoded | None = None,
+        params: Params | None = None,
+    ) -> Cache:
+        """An empty cache of self-attention, and the keys and values of attention to the encoder.
+
+        Args:
+            batch_size: rows.
+            max_length: slots a row, for the start token and all that is generated.
+            encoded: from `encode`, of as many rows.
+            params: the parameters.
+
+        Returns:
+            What `empty_cache` gives, ``cross_key`` and ``cross_value`` [layers, batch, source, heads, head_dim] in the
+            compute dtype, and ``encoder_segments`` int32 [batch, source].
+
+        Raises:
+            ValueError: `encoded` or `params` is missing, or `encoded` has another number of rows.
+        """
+        c = self.config
+        if encoded is None or params is None:
+            raise ValueError("the cache of an encoder-decoder needs `encoded`, from encode(), and `params`")
+        rows = encoded.segments_BS.shape[0]
+        if rows != batch_size:
+            raise ValueError(f"the encoder has read {rows} rows, the cache is for {batch_size}")
+        cache = empty_cache(c, c.num_decoder_layers, c.num_heads, batch_size, max_length)
+        for name in ("key", "value"):
+            cache[f"cross_{name}"] = self._projected(params, encoded.hidden_BSD, name)
+        return cache | {"encoder_segments": encoded.segments_BS}
+
+    def _projected(self, params: Params, encoded_BSD: jax.Array, name: str) -> jax.Array:
+        """Keys or values of all layers, [layers, batch, source, heads, head_dim]."""
+        c, decoder = self.config, params["decoder"]
+        if c.scan_layers:
+            kernels = decoder["layers"]["encoder_decoder_attention"][name]
+        else:
+            layers = [decoder[f"layers_{i}"]["encoder_decoder_attention"][name] for i in range(c.num_decoder_layers)]
+            kernels = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+        linear = Linear((c.num_heads, c.head_dim), ("embed",), ("heads", "kv"), jnp.dtype(c.dtype))
+        projected_LBSNH: jax.Array = jax.vmap(lambda kernel: linear.apply({"params": kernel}, encoded_BSD))(kernels)
+        return constrain(projected_LBSNH, ("layers", "batch", "length", "heads", "kv"))
+
+    def step(
+        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array, *, prefix: bool = False
+    ) -> tuple[jax.Array, Cache]:
+        """Writes T new slots and attends to all valid ones and to the encoder, see `models.api.Model.step`.
+
+        Raises:
+            ValueError: more new tokens than the cache has slots.
+        """
+        positions_BS = write_slots(cache, "positions", positions_BT)
+        hidden_BTD, kv = self._run(
+            params,
+            None,
+            tokens_BT,
+            slots(positions_BT),
+            slots(positions_BS),
+            KeysValues(cache["cross_key"], cache["cross_value"]),
+            cache["encoder_segments"],
+            KVCache(cache["key"], cache["value"], cache["index"]),
+            method="decode",
+        )
+        return hidden_BTD, cache | {
+            "index": cache["index"] + tokens_BT.shape[1],
+            "positions": positions_BS,
+            "key": kv.key_LBSKH,
+            "value": kv.value_LBSKH,
+        }

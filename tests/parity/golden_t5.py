@@ -1,0 +1,134 @@
+"""T5's golden files. Needs torch and transformers."""
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import T5Config, T5ForConditionalGeneration
+
+from tests.parity.golden_parts import PAD_ID, Arrays, beams, draw, greedy, loss_and_gradients
+
+# `tied_head` and `scale` are ours: transformers ties every T5's head and calls "tied" what scales the decoder's output.
+CASES: dict[str, dict[str, Any]] = {
+    "t5_1_0": {
+        "vocab_size": 59,
+        "d_model": 20,
+        "d_kv": 6,
+        "num_heads": 4,
+        "num_layers": 2,
+        "num_decoder_layers": 3,
+        "d_ff": 28,
+        "feed_forward_proj": "relu",
+        "relative_attention_num_buckets": 12,
+        "relative_attention_max_distance": 20,
+        "layer_norm_epsilon": 3e-3,
+        "decoder_start_token_id": 3,
+        "tied_head": True,
+        "scale": True,
+    },
+    "t5_1_1": {
+        "vocab_size": 53,
+        "d_model": 18,
+        "d_kv": 5,
+        "num_heads": 3,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "d_ff": 26,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 8,
+        "relative_attention_max_distance": 13,
+        "layer_norm_epsilon": 2e-2,
+        "decoder_start_token_id": 0,
+        "tied_head": False,
+        "scale": False,
+    },
+    "t5_tied_gated": {
+        "vocab_size": 61,
+        "d_model": 16,
+        "d_kv": 8,
+        "num_heads": 5,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "d_ff": 24,
+        "feed_forward_proj": "gated-silu",
+        "relative_attention_num_buckets": 18,
+        "relative_attention_max_distance": 23,
+        "layer_norm_epsilon": 1e-4,
+        "decoder_start_token_id": 60,
+        "tied_head": True,
+        "scale": False,
+    },
+}
+LENGTHS = np.array([30, 17, 26], np.int32)  # of the inputs: beyond every largest distance
+TARGETS = 25
+BEAM_CASES = ("t5_1_1",)
+BEAM_PROMPTS = [5, 16, 9, 2, 12, 3, 8, 14, 4, 15, 7, 11, 6, 10]
+
+
+def build(case: str) -> Any:
+    """A transformers model with weights drawn by NumPy, large enough that logits differ clearly."""
+    settings = dict(CASES[case])
+    tied, scale = settings.pop("tied_head"), settings.pop("scale")
+    config = T5Config(**settings, dropout_rate=0.0, pad_token_id=PAD_ID)
+    config.scale_decoder_outputs = scale
+    config._attn_implementation = "eager"
+    model = T5ForConditionalGeneration(config).float().eval()
+    if not tied:
+        model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.shared.weight))
+    draw(model, 100 + sorted(CASES).index(case), partial(_stddev, settings, tied and not scale))
+    return model
+
+
+def _stddev(settings: dict[str, Any], small_embedding: bool, name: str, shape: tuple[int, ...]) -> float | None:
+    if name == "shared.weight":
+        return 0.5 if small_embedding else 1.0
+    if name.endswith(".q.weight"):
+        # Scores are not divided.
+        return 1.5 * (settings["d_model"] * settings["d_kv"]) ** -0.5
+    if name.endswith("relative_attention_bias.weight"):
+        return 1.5
+    if name.endswith((".o.weight", ".wo.weight")):
+        # Above what the residual stream begins with: a tied head would only repeat the last token otherwise.
+        return 4.0 * shape[-1] ** -0.5
+    if name == "lm_head.weight":
+        return 2.5 * settings["d_model"] ** -0.5
+    return None
+
+
+def compute(case: str) -> Arrays:
+    """Everything one golden file holds."""
+    model = build(case)
+    rng = np.random.default_rng(1_100 + sorted(CASES).index(case))
+    vocab, start = CASES[case]["vocab_size"], CASES[case]["decoder_start_token_id"]
+    rows = len(LENGTHS)
+    inputs = rng.integers(0, vocab, (rows, LENGTHS.max()))
+    mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
+    targets = rng.integers(0, vocab, (rows, TARGETS))
+    fed = np.concatenate([np.full((rows, 1), start), targets[:, :-1]], axis=1)
+    weights = (rng.random((rows, TARGETS)) < 0.6) * rng.choice([0.5, 1.0, 2.0], (rows, TARGETS))
+    logits = model(
+        input_ids=torch.tensor(inputs),
+        attention_mask=torch.tensor(mask).long(),
+        decoder_input_ids=torch.tensor(fed),
+        use_cache=False,
+    ).logits
+    out = {
+        "settings": np.array(json.dumps(CASES[case])),
+        "inputs": inputs.astype(np.int32),
+        "input_lengths": LENGTHS,
+        "targets": targets.astype(np.int32),
+        "weights": weights.astype(np.float32),
+    }
+    out |= loss_and_gradients(model, logits, targets, weights)
+
+    def next_logits(prompt: np.ndarray, new: list[int]) -> Any:
+        decoder = torch.tensor([[start, *new]])
+        return model(input_ids=torch.tensor(prompt[None]), decoder_input_ids=decoder, use_cache=False).logits[0, -1]
+
+    prompts = [inputs[row, :length] for row, length in enumerate(LENGTHS)]
+    out |= greedy(next_logits, prompts, TARGETS)
+    if case in BEAM_CASES:
+        out |= beams(model, next_logits, [rng.integers(0, vocab, n) for n in BEAM_PROMPTS], eos_id=33)
+    return out
