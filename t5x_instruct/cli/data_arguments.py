@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from t5x_instruct.common.errors import ConfigError
@@ -26,19 +27,31 @@ def add_module_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_mixture_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the mixture and what decides its texts: modules, hold-out, seed, and where prepared data lies."""
+    parser.add_argument("mixture", metavar="MIXTURE", help="registered mixture or task")
+    add_module_arguments(parser)
+    parser.add_argument(
+        "--hold_out", action="append", default=[], metavar="NAME", help="cluster or task not trained on; repeatable"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of templates and options (default: 0)")
+    parser.add_argument("--prepared_dir", type=Path, metavar="DIR", help="where it goes (default: the cache folder)")
+
+
 def add_vocabulary_arguments(parser: argparse.ArgumentParser, **vocabulary: Any) -> None:
     """Adds `--vocabulary` (with argparse's options given here) and `--prompt_format`."""
     parser.add_argument(
         "--vocabulary",
         metavar="SPEC",
-        help="'bytes', a folder with tokenizer.json, or a SentencePiece .model file",
+        help="'bytes', a folder with tokenizer.json or spiece.model, or a SentencePiece .model file",
         **vocabulary,
     )
     parser.add_argument(
         "--prompt_format",
-        choices=("auto", "plain", "chat"),
+        choices=("auto", "plain", "eos", "chat"),
         default="auto",
-        help="auto: chat if the vocabulary has a chat template (default)",
+        help="what the model is given: the text, the text and the end token (encoder-decoders), or a user turn of the "
+        "chat template; auto: chat if the vocabulary has a chat template, else plain (default)",
     )
 
 
@@ -65,7 +78,7 @@ def module_options(args: argparse.Namespace) -> Mapping[str, str]:
 
 
 def chosen_prompt_format(name: str, vocabulary: Any) -> str:
-    """'plain' or 'chat': what 'auto' means for a vocabulary."""
-    if name != "auto":
-        return name
-    return "plain" if vocabulary.chat_template is None else "chat"
+    """The format that was asked for; no model is known here, so 'auto' is what a decoder reads."""
+    from t5x_instruct.data.prompt_formats import default_prompt_format
+
+    return default_prompt_format(vocabulary, "causal") if name == "auto" else name

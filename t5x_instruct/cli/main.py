@@ -21,9 +21,10 @@ PROGRAM = "t5x-instruct"
 # which imports nothing heavy, and `run(args) -> exit code`.
 VERBS: dict[str, str] = {
     "train": "train a model on a mixture and score it on held-out tasks, before and after",
-    "eval": "score a model on a mixture's validation examples, zero-shot",
+    "eval": "score a model on a mixture's validation examples, zero-shot or with exemplars",
     "infer": "let a model answer prompts",
     "prepare": "render and tokenize a mixture into files that training reads",
+    "vocab": "train a SentencePiece vocabulary on a mixture's texts",
     "tasks": "list registered tasks; show a task's examples as the model sees them",
 }
 

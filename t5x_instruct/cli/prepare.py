@@ -1,11 +1,10 @@
 """`prepare`: renders and tokenizes a mixture into files that training reads."""
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 from t5x_instruct.cli.data_arguments import (
-    add_module_arguments,
+    add_mixture_arguments,
     add_vocabulary_arguments,
     chosen_prompt_format,
     module_options,
@@ -19,20 +18,23 @@ COLUMNS = ("task", "cluster", "role", "split", "examples", "variants", "inputs_t
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of `prepare`."""
-    parser.add_argument("mixture", metavar="MIXTURE", help="registered mixture or task")
+    add_mixture_arguments(parser)
     add_vocabulary_arguments(parser, required=True)
-    add_module_arguments(parser)
     parser.add_argument(
         "--split", action="append", metavar="S", help="split to render, repeatable (default: train and validation)"
     )
     parser.add_argument(
-        "--hold_out", action="append", default=[], metavar="NAME", help="cluster or task not trained on; repeatable"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of templates and options (default: 0)")
-    parser.add_argument(
         "--variants", type=int, default=1, metavar="V", help="renderings of each training example (default: 1)"
     )
-    parser.add_argument("--prepared_dir", type=Path, metavar="DIR", help="where it goes (default: the cache folder)")
+    parser.add_argument(
+        "--exemplars", action="store_true", help="also the training examples of what is held out, for runs with SHOTS"
+    )
+    parser.add_argument(
+        "--templates",
+        choices=("drawn", "each"),
+        default="drawn",
+        help="each: what is held out with every template, for runs with EVAL_TEMPLATES='each' (default: drawn)",
+    )
     add_json_argument(parser)
 
 
@@ -53,6 +55,8 @@ def run(args: argparse.Namespace) -> int:
         hold_out=tuple(args.hold_out),
         seed=args.seed,
         variants=args.variants,
+        exemplars=args.exemplars,
+        templates=args.templates,
         root=args.prepared_dir or default_prepared_dir(),
         module_options=module_options(args),
     )

@@ -1,7 +1,6 @@
 """Which tasks a mixture has, in which role, bound to the vocabulary of the run."""
 
 import dataclasses
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,15 +9,15 @@ import seqio
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.data.fingerprints import Describer, fingerprint_of, state_of_files
-from t5x_instruct.data.prepared import PrepareSpec, Role, renderer_fingerprint
+from t5x_instruct.data.prepared import EXEMPLARS, PrepareSpec, Role, renderer_fingerprint
+from t5x_instruct.data.prompt_formats import make_prompt_format, prompt_tail
 from t5x_instruct.data.records import FORMAT_VERSION
 from t5x_instruct.data.seqio_vocabulary import ModelVocabulary, SeqioVocabulary
-from t5x_instruct.data.tasks import clusters_of, import_task_modules, task_info
-from t5x_instruct.data.vocabularies import Vocabulary, make_prompt_format
-from t5x_instruct.templates.chat import PlainFormat, PromptFormat
+from t5x_instruct.data.tasks import clusters_of, import_task_modules, task_info, tasks_in
+from t5x_instruct.data.vocabularies import Vocabulary
+from t5x_instruct.templates.chat import PromptFormat
 
 SAMPLES = ("What is 12 + 7?", "  Café, naïve: 東京 👍\n\tline two", "a" * 40 + " <b> {x}")
-PROBES = ("a", "Z.", "7 !", "of the\n", "(é)")
 
 
 class BoundTask(NamedTuple):
@@ -29,14 +28,18 @@ class BoundTask(NamedTuple):
         cluster: its cluster.
         role: 'train' or 'held_out'.
         inputs_tail: how many last tokens of `inputs` must survive cutting.
+        inputs_eos: whether the run's prompts end with EOS, whatever the task says.
         fingerprint: hash of everything its records depend on.
+        templates: how many templates it is rendered with, variant v with template v; 0: each variant draws one.
     """
 
     task: seqio.Task
     cluster: str
     role: Role
     inputs_tail: int
+    inputs_eos: bool
     fingerprint: str
+    templates: int = 0
 
 
 def bind_mixture(spec: PrepareSpec, vocabulary: Vocabulary) -> tuple[list[BoundTask], list[Path], list[dict[str, Any]]]:
@@ -53,23 +56,29 @@ def bind_mixture(spec: PrepareSpec, vocabulary: Vocabulary) -> tuple[list[BoundT
             original = seqio.TaskRegistry.get(name)
             task, tail = bind(original, vocabulary, prompt_format)
             role: Role = "held_out" if name in held_out else "train"
-            fingerprint = _task_fingerprint(describer, original, tail, spec, vocabulary, prompt_format)
-            bound.append(BoundTask(task, cluster, role, tail, fingerprint))
+            each = spec.templates == "each" and spec.evaluates(role)
+            templates = len(task_info(name).templates) if each else 0
+            fingerprint = _task_fingerprint(describer, original, tail, spec, vocabulary, prompt_format, templates)
+            bound.append(BoundTask(task, cluster, role, tail, prompt_format.add_eos, fingerprint, templates))
     bound.sort(key=lambda b: b.task.name)
     return bound, sorted(files | describer.code_files), state_of_files(describer.data_files)
 
 
 def _held_out(spec: PrepareSpec, clusters: Mapping[str, Sequence[str]]) -> set[str]:
+    """The tasks that `spec.hold_out` names: by themselves, by cluster, or by another mixture that shares them."""
     tasks = {name for names in clusters.values() for name in names}
-    valid = tasks | clusters.keys()
+    groups = {name: {name} for name in tasks} | {cluster: set(names) for cluster, names in clusters.items()}
+    for name in set(seqio.MixtureRegistry.names()) - groups.keys() - {spec.mixture}:
+        if shared := tasks & set(tasks_in(name)):
+            groups[name] = shared
     problems = [
-        f"hold_out: {unknown(f'cluster or task of {spec.mixture!r}', name, valid)}"
+        f"hold_out: {unknown(f'cluster, task or mixture of tasks of {spec.mixture!r}', name, groups)}"
         for name in spec.hold_out
-        if name not in valid
+        if name not in groups
     ]
     if problems:
         raise ConfigError(problems)
-    return {task for name in spec.hold_out for task in (clusters.get(name) or [name])}
+    return {task for name in spec.hold_out for task in groups[name]}
 
 
 def bind(task: seqio.Task, vocabulary: Vocabulary, prompt_format: PromptFormat) -> tuple[seqio.Task, int]:
@@ -79,7 +88,8 @@ def bind(task: seqio.Task, vocabulary: Vocabulary, prompt_format: PromptFormat) 
         task: the registered task; not changed.
         vocabulary: the run's vocabulary.
         prompt_format: applied to the text of `inputs` where it follows the model. A task that names
-            its own vocabulary formats its own prompts.
+            its own vocabulary formats its own prompts, but for the format's EOS, which
+            `render_splits.to_example` puts after those of every task.
 
     Returns:
         The copy, outside seqio's registry and without cache placeholders, and how many last tokens
@@ -103,16 +113,8 @@ def bind(task: seqio.Task, vocabulary: Vocabulary, prompt_format: PromptFormat) 
         tail += int(name == "inputs" and feature.add_eos)
         features[name] = feature
     steps = [p for p in task.preprocessors if not isinstance(p, seqio.CacheDatasetPlaceholder)]
-    return task.replace(output_features=features, preprocessors=steps), tail
-
-
-def prompt_tail(vocabulary: Vocabulary, prompt_format: PromptFormat) -> int:
-    """How many tokens the prompt format puts after every text: the end that different texts share."""
-    if isinstance(prompt_format, PlainFormat):
-        return 0
-    prompts = [vocabulary.encode(prompt_format.prompt(text))[::-1] for text in PROBES]
-    same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
-    return sum(1 for _ in same)
+    # The format's EOS and the feature's are the same one.
+    return task.replace(output_features=features, preprocessors=steps), 1 if prompt_format.add_eos else tail
 
 
 def _check_same_vocabulary(task: str, feature: str, own: seqio.Vocabulary, run: Vocabulary) -> None:
@@ -138,6 +140,7 @@ def _task_fingerprint(
     spec: PrepareSpec,
     vocabulary: Vocabulary,
     prompt_format: PromptFormat,
+    templates: int,
 ) -> str:
     source = task.source
     shards = []
@@ -165,6 +168,7 @@ def _task_fingerprint(
             vocabulary.fingerprint,
             prompt_format.fingerprint,
             [spec.seed, spec.variants, sorted(spec.module_options.items())],
+            *(["each template"] if templates else []),
         ]
     )
 
@@ -172,13 +176,14 @@ def _task_fingerprint(
 def splits_of(bound: BoundTask, spec: PrepareSpec) -> list[str]:
     """The splits to render; a task without any is an error rather than a gap in the mixture."""
     name, has = bound.task.name, bound.task.splits
+    exemplars = [EXEMPLARS] if spec.exemplars and spec.evaluates(bound.role) and "train" in has else []
     if bound.role == "held_out":
         splits = [s for s in spec.splits if s != "train" and s in has]
         if not splits:
             raise DataError(f"held-out task {name!r} has only the splits {sorted(has)}; add one of them to splits")
-        return splits
+        return splits + exemplars
     if "train" in spec.splits and "train" not in has:
         raise DataError(
             f"task {name!r} has no split 'train' (only {sorted(has)}): hold it out, or take it out of {spec.mixture!r}"
         )
-    return [s for s in spec.splits if s in has]
+    return [s for s in spec.splits if s in has] + exemplars

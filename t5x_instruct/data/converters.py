@@ -1,25 +1,33 @@
 """Converters: examples of a row in, the numpy arrays of the model's batch keys out.
 
 What is trained on comes from each example's mask, never from a token's value: id 0 may stand in a text
-and the padding id may equal EOS.
+and the padding id may equal EOS. Segments are numbered by the examples of a row, not by what is found in
+its arrays, so that the two sides of an encoder-decoder stay together when an example has no inputs.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from t5x_instruct.common.errors import DataError
+from t5x_instruct.common.errors import DataError, unknown
 from t5x_instruct.common.types import (
+    DECODER_CAUSAL_ATTENTION,
     DECODER_INPUT_TOKENS,
     DECODER_LOSS_WEIGHTS,
     DECODER_POSITIONS,
     DECODER_SEGMENT_IDS,
     DECODER_TARGET_TOKENS,
     DECODER_TASK_IDS,
+    ENCODER_INPUT_TOKENS,
+    ENCODER_POSITIONS,
+    ENCODER_SEGMENT_IDS,
 )
-from t5x_instruct.data.prepared import Example
+from t5x_instruct.data.cutting import FeatureLengths
+from t5x_instruct.data.records import Example
+
+_CUT = "middle"  # the rule of `cutting`, in fingerprints: another rule would give other rows
 
 
 class RowItem(NamedTuple):
@@ -34,22 +42,6 @@ class RowItem(NamedTuple):
     task_id: int
     example: Example
     inputs_tail: int
-
-
-class CutCounts(NamedTuple):
-    """What cutting to the row's lengths takes away.
-
-    Attributes:
-        inputs: examples whose inputs are cut.
-        targets: examples whose targets are cut.
-        input_tokens: tokens lost from inputs.
-        target_tokens: tokens lost from targets.
-    """
-
-    inputs: int
-    targets: int
-    input_tokens: int
-    target_tokens: int
 
 
 class Converter(Protocol):
@@ -82,27 +74,59 @@ class Converter(Protocol):
         ...
 
 
-def _nth(index: int) -> str:
-    return f"example {index}"
+class _Side:
+    """The arrays of one side of a row, filled from the front, a segment at a time.
+
+    Args:
+        size: slots of the side.
+        segment_ids: key of the segment ids (0 on padding).
+        positions: key of the positions, from 0 in each segment.
+        fills: for each other key what stands on padding; int32, or float32 for a float.
+    """
+
+    def __init__(self, size: int, segment_ids: str, positions: str, fills: Mapping[str, int | float]):
+        self._name, _, _ = segment_ids.partition("_")
+        self._size, self._segment_ids, self._positions = size, segment_ids, positions
+        self._used = 0
+        self.arrays: dict[str, NDArray[Any]] = {
+            key: np.full(size, fill, np.float32 if isinstance(fill, float) else np.int32)
+            for key, fill in ({segment_ids: 0, positions: 0} | dict(fills)).items()
+        }
+
+    def add(self, segment: int, length: int, **columns: Any) -> None:
+        """Puts the next segment: for each key [length] values, or one for all its slots."""
+        start, end = self._used, self._used + length
+        if end > self._size:
+            raise DataError(
+                f"the examples do not fit into one row of {self._size} {self._name} slots: number {segment} would "
+                f"end at slot {end}"
+            )
+        self.arrays[self._segment_ids][start:end] = segment
+        self.arrays[self._positions][start:end] = np.arange(length)
+        for key, values in columns.items():
+            self.arrays[key][start:end] = values
+        self._used = end
 
 
-class DecoderConverter:
+def _decoder_side(size: int, pad_id: int, fills: Mapping[str, int | float] | None = None) -> _Side:
+    own = {DECODER_INPUT_TOKENS: pad_id, DECODER_TARGET_TOKENS: pad_id, DECODER_LOSS_WEIGHTS: 0.0, DECODER_TASK_IDS: -1}
+    return _Side(size, DECODER_SEGMENT_IDS, DECODER_POSITIONS, own | dict(fills or {}))
+
+
+class DecoderConverter(FeatureLengths):
     """Rows for a decoder-only model.
 
     The sequence of an example is s = inputs + targets, or [start_id] + targets if its inputs are empty. It
     is fed as s[:-1] and predicts s[1:], so it takes len(s) - 1 slots; the loss weight of a predicted token
     is its mask (0 over inputs).
 
-    Cutting keeps of inputs longer than `inputs_length` the first ``inputs_length - inputs_tail`` tokens
-    and the last `inputs_tail`, and of targets longer than `targets_length` the first
-    ``targets_length - 1`` and the last one (EOS).
-
     Args:
-        inputs_length: most input tokens of an example; 0 drops all inputs.
+        inputs_length: most input tokens of an example (see `cutting`); 0 drops all inputs.
         targets_length: most target tokens of an example, at least 1.
         start_id: id that stands before the targets where there are no inputs.
         pad_id: id in unused slots; any id, EOS too.
         overlong: 'cut', or 'refuse' to make an example over a length an error.
+        prefix: whether rows say which slots hold inputs, for a model whose inputs see one another.
 
     Raises:
         DataError: lengths that leave no room.
@@ -115,19 +139,12 @@ class DecoderConverter:
         start_id: int,
         pad_id: int,
         overlong: str = "cut",
+        prefix: bool = False,
     ):
-        if inputs_length < 0 or targets_length < 1:
-            raise DataError(
-                f"feature lengths are inputs {inputs_length}, targets {targets_length}; inputs must be at "
-                "least 0 and targets at least 1"
-            )
-        if overlong not in ("cut", "refuse"):
-            raise DataError(f"overlong is {overlong!r}; valid: 'cut', 'refuse'")
-        self.inputs_length = inputs_length
-        self.targets_length = targets_length
+        super().__init__(inputs_length, targets_length, overlong)
         self.start_id = start_id
         self.pad_id = pad_id
-        self.overlong = overlong
+        self.prefix = prefix
 
     @property
     def row_length(self) -> int:
@@ -143,70 +160,18 @@ class DecoderConverter:
     def fingerprint(self) -> dict[str, Any]:
         """Everything that decides the arrays, JSON-able."""
         return {
-            "converter": "decoder",
+            "converter": "prefix" if self.prefix else "decoder",
             "inputs_length": self.inputs_length,
             "targets_length": self.targets_length,
             "start_id": self.start_id,
             "pad_id": self.pad_id,
+            "cut": _CUT,
         }
 
-    def cut(self, raw: NDArray[np.int32]) -> NDArray[np.int32]:
-        """Lengths after cutting.
-
-        Args:
-            raw: int32 [N, 2], tokens of inputs and targets.
-
-        Returns:
-            int32 [N, 2].
-        """
-        limits = np.array([self.inputs_length, self.targets_length], np.int32)
-        return np.minimum(np.asarray(raw, np.int32), limits)
-
-    def cut_counts(self, raw: NDArray[np.int32]) -> CutCounts:
-        """How much cutting takes away from examples of lengths `raw`, int32 [N, 2]."""
-        lost = np.asarray(raw, np.int64) - self.cut(raw)
-        examples, tokens = (lost > 0).sum(axis=0).tolist(), lost.sum(axis=0).tolist()
-        return CutCounts(examples[0], examples[1], tokens[0], tokens[1])
-
-    def lengths(self, raw: NDArray[np.int32], where: Callable[[int], str] = _nth) -> NDArray[np.int32]:
-        """Slots that examples take in a row, after cutting.
-
-        Args:
-            raw: int32 [N, 2], tokens of inputs and targets.
-            where: names example i in a message.
-
-        Returns:
-            int32 [N, 1].
-
-        Raises:
-            DataError: an example without targets, or over a length while `overlong` is 'refuse'.
-        """
-        raw = np.asarray(raw, np.int32)
-        empty = np.flatnonzero(raw[:, 1] < 1)
-        if empty.size:
-            raise DataError(
-                f"{where(int(empty[0]))} has no target token ({empty.size} of {len(raw)} examples); "
-                "there is nothing to predict in it: leave it out of its task"
-            )
-        cut = self.cut(raw)
-        over = np.flatnonzero((cut != raw).any(axis=1))
-        if over.size and self.overlong == "refuse":
-            i = int(over[0])
-            raise self._overlong(where(i), int(raw[i, 0]), int(raw[i, 1]), int(over.size))
+    def slots(self, cut: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Slots that examples of these lengths take in a row, int32 [N, 1]."""
         # A sequence of n tokens has n - 1 slots; without inputs the start id is one token more.
         return (cut[:, 0] + cut[:, 1] - (cut[:, 0] > 0)).astype(np.int32)[:, np.newaxis]
-
-    def check_tail(self, task: str, inputs_tail: int) -> None:
-        """Checks that the end of a task's prompts survives cutting.
-
-        Raises:
-            DataError: `inputs_tail` is over `inputs_length`.
-        """
-        if inputs_tail > self.inputs_length:
-            raise DataError(
-                f"the last {inputs_tail} input tokens of task {task!r} must survive cutting, but the inputs "
-                f"length is {self.inputs_length}; raise it to more than {inputs_tail}"
-            )
 
     def convert(self, examples: Sequence[RowItem]) -> dict[str, NDArray[Any]]:
         """Puts examples into one row, in the order given.
@@ -216,72 +181,134 @@ class DecoderConverter:
 
         Returns:
             `decoder_input_tokens`, `decoder_target_tokens`, `decoder_segment_ids` (1, 2, ...; 0 on
-            padding), `decoder_positions` (from 0 in each segment), `decoder_task_ids` (-1 on padding):
+            padding), `decoder_positions` (from 0 in each segment), `decoder_task_ids` (-1 on padding), with
+            `prefix` also `decoder_causal_attention` (1 on tokens of the inputs and on the start id):
             int32 [T]; `decoder_loss_weights`: float32 [T]; T = inputs_length + targets_length.
 
         Raises:
             DataError: examples that do not fit into one row, or one that cannot be converted.
         """
-        size = self.row_length
-        tokens_in = np.full(size, self.pad_id, np.int32)
-        tokens_out = np.full(size, self.pad_id, np.int32)
-        weights = np.zeros(size, np.float32)
-        segments = np.zeros(size, np.int32)
-        positions = np.zeros(size, np.int32)
-        tasks = np.full(size, -1, np.int32)
-        start = 0
+        side = _decoder_side(self.row_length, self.pad_id, {DECODER_CAUSAL_ATTENTION: 0} if self.prefix else None)
         for segment, (task_id, example, inputs_tail) in enumerate(examples, 1):
-            sequence, mask = self._sequence(f"task {task_id}", example, inputs_tail)
-            end = start + len(sequence) - 1
-            if end > size:
-                raise DataError(
-                    f"{len(examples)} examples do not fit into one row of {size} slots: number {segment} "
-                    f"would end at slot {end}"
-                )
-            tokens_in[start:end] = sequence[:-1]
-            tokens_out[start:end] = sequence[1:]
-            weights[start:end] = mask[1:]
-            segments[start:end] = segment
-            positions[start:end] = np.arange(end - start)
-            tasks[start:end] = task_id
-            start = end
+            inputs, targets, mask = self.cut_example(f"task {task_id}", example, inputs_tail)
+            first = inputs if len(inputs) else np.array([self.start_id], np.int32)
+            tokens = np.concatenate([first, targets])
+            slots = len(tokens) - 1
+            columns: dict[str, Any] = {
+                DECODER_INPUT_TOKENS: tokens[:-1],
+                DECODER_TARGET_TOKENS: tokens[1:],
+                DECODER_LOSS_WEIGHTS: np.concatenate([np.zeros(len(first) - 1, np.bool_), mask]),
+                DECODER_TASK_IDS: task_id,
+            }
+            if self.prefix:
+                columns[DECODER_CAUSAL_ATTENTION] = np.arange(slots) < len(first)
+            side.add(segment, slots, **columns)
+        return side.arrays
+
+
+class EncoderDecoderConverter(FeatureLengths):
+    """Rows for an encoder-decoder, packed on both sides.
+
+    The encoder reads an example's inputs. The decoder is fed [decoder_start_id] + targets[:-1] and predicts
+    the targets; the loss weight of a target is its mask. Segment i of both sides is example i of the row,
+    also where another has no inputs and so no slot of the encoder.
+
+    Args:
+        inputs_length: most input tokens of an example (see `cutting`), and slots of a row of the encoder, at
+            least 1.
+        targets_length: most target tokens of an example, and slots of a row of the decoder, at least 1.
+        decoder_start_id: id that stands before the targets.
+        pad_id: id in unused slots; any id, EOS too.
+        overlong: 'cut', or 'refuse' to make an example over a length an error.
+
+    Raises:
+        DataError: lengths that leave no room.
+    """
+
+    def __init__(
+        self,
+        inputs_length: int,
+        targets_length: int,
+        decoder_start_id: int,
+        pad_id: int,
+        overlong: str = "cut",
+    ):
+        super().__init__(inputs_length, targets_length, overlong)
+        if inputs_length < 1:
+            raise DataError(f"an encoder's inputs length is {inputs_length}; it must be at least 1")
+        self.decoder_start_id = decoder_start_id
+        self.pad_id = pad_id
+
+    @property
+    def capacity(self) -> tuple[int, ...]:
+        """Slots of a row of the encoder and of the decoder."""
+        return (self.inputs_length, self.targets_length)
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """Everything that decides the arrays, JSON-able."""
         return {
-            DECODER_INPUT_TOKENS: tokens_in,
-            DECODER_TARGET_TOKENS: tokens_out,
-            DECODER_LOSS_WEIGHTS: weights,
-            DECODER_SEGMENT_IDS: segments,
-            DECODER_POSITIONS: positions,
-            DECODER_TASK_IDS: tasks,
+            "converter": "encoder-decoder",
+            "inputs_length": self.inputs_length,
+            "targets_length": self.targets_length,
+            "decoder_start_id": self.decoder_start_id,
+            "pad_id": self.pad_id,
+            "cut": _CUT,
         }
 
-    def _sequence(self, task: str, example: Example, inputs_tail: int) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-        """The tokens of an example after cutting, and which of them are trained on."""
-        inputs, targets, mask = example.inputs, example.targets, example.targets_mask
-        if len(targets) == 0 or len(mask) != len(targets):
-            raise DataError(
-                f"an example of {task} has {len(targets)} target tokens and a mask of {len(mask)}; there must "
-                "be at least one target and a mask entry for each"
-            )
-        over_inputs = len(inputs) > self.inputs_length
-        over_targets = len(targets) > self.targets_length
-        if (over_inputs or over_targets) and self.overlong == "refuse":
-            raise self._overlong(f"an example of {task}", len(inputs), len(targets), 1)
-        if over_inputs:
-            self.check_tail(task, inputs_tail)
-            head = self.inputs_length - inputs_tail
-            inputs = np.concatenate([inputs[:head], inputs[len(inputs) - inputs_tail :]])
-        if over_targets:
-            targets = np.append(targets[: self.targets_length - 1], targets[-1])
-            mask = np.append(mask[: self.targets_length - 1], mask[-1])
-        prefix = inputs if len(inputs) else np.array([self.start_id], np.int32)
-        return (
-            np.concatenate([prefix, targets]).astype(np.int32),
-            np.concatenate([np.zeros(len(prefix), np.bool_), mask]),
-        )
+    def slots(self, cut: NDArray[np.int32]) -> NDArray[np.int32]:
+        """Slots that examples of these lengths take in a row of the encoder and of the decoder, int32 [N, 2]."""
+        return cut
 
-    def _overlong(self, where: str, inputs: int, targets: int, count: int) -> DataError:
-        return DataError(
-            f"{where} has {inputs} input and {targets} target tokens; the limits are {self.inputs_length} "
-            f"and {self.targets_length} ({count} example{'s' if count > 1 else ''} over them); raise the "
-            "feature lengths, or set overlong='cut'"
-        )
+    def convert(self, examples: Sequence[RowItem]) -> dict[str, NDArray[Any]]:
+        """Puts examples into one row, in the order given.
+
+        Args:
+            examples: (task_id, example, inputs_tail); none gives a row of padding.
+
+        Returns:
+            `encoder_input_tokens`, `encoder_segment_ids`, `encoder_positions`: int32 [S], S = inputs_length;
+            `decoder_input_tokens`, `decoder_target_tokens`, `decoder_segment_ids`, `decoder_positions`,
+            `decoder_task_ids` (-1 on padding): int32 [T], `decoder_loss_weights`: float32 [T], T =
+            targets_length. Segments are 1, 2, ... and 0 on padding, positions go from 0 in each segment.
+
+        Raises:
+            DataError: examples that do not fit into one row, or one that cannot be converted.
+        """
+        encoder = _Side(self.inputs_length, ENCODER_SEGMENT_IDS, ENCODER_POSITIONS, {ENCODER_INPUT_TOKENS: self.pad_id})
+        decoder = _decoder_side(self.targets_length, self.pad_id)
+        for segment, (task_id, example, inputs_tail) in enumerate(examples, 1):
+            inputs, targets, mask = self.cut_example(f"task {task_id}", example, inputs_tail)
+            encoder.add(segment, len(inputs), **{ENCODER_INPUT_TOKENS: inputs})
+            columns = {
+                DECODER_INPUT_TOKENS: np.concatenate([[self.decoder_start_id], targets[:-1]]),
+                DECODER_TARGET_TOKENS: targets,
+                DECODER_LOSS_WEIGHTS: mask,
+                DECODER_TASK_IDS: task_id,
+            }
+            decoder.add(segment, len(targets), **columns)
+        return encoder.arrays | decoder.arrays
+
+
+def make_converter(
+    reads_inputs: str, *, inputs_length: int, targets_length: int, start_id: int, pad_id: int, overlong: str = "cut"
+) -> Converter:
+    """The converter that makes the rows a model reads.
+
+    Args:
+        reads_inputs: 'causal', 'prefix' or 'encoder', see `models.api.Model`.
+        inputs_length: most input tokens of an example.
+        targets_length: most target tokens of an example.
+        start_id: what stands before the targets: of a decoder where there are no inputs, of an
+            encoder-decoder always (its `decoder_start_id`).
+        pad_id: id in unused slots.
+        overlong: 'cut' or 'refuse'.
+
+    Raises:
+        DataError: another way to read inputs, or lengths that leave no room.
+    """
+    if reads_inputs == "encoder":
+        return EncoderDecoderConverter(inputs_length, targets_length, start_id, pad_id, overlong)
+    if reads_inputs not in ("causal", "prefix"):
+        raise DataError(unknown("way to read inputs", reads_inputs, ("causal", "prefix", "encoder")))
+    return DecoderConverter(inputs_length, targets_length, start_id, pad_id, overlong, prefix=reads_inputs == "prefix")

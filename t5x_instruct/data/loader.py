@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from t5x_instruct.common.errors import DataError, unknown
-from t5x_instruct.common.types import DECODER_LOSS_WEIGHTS, DECODER_SEGMENT_IDS
+from t5x_instruct.common.types import DECODER_LOSS_WEIGHTS, DECODER_SEGMENT_IDS, ENCODER_SEGMENT_IDS
 from t5x_instruct.data.converters import Converter, RowItem
 from t5x_instruct.data.mixtures import Order, OrderedExamples
 from t5x_instruct.data.packing import RowPlan
@@ -39,8 +39,8 @@ class LoaderStats(NamedTuple):
         rows: rows in them, empty ones of a last batch included.
         examples: examples in them.
         trained_tokens: targets with a loss weight above 0.
-        used_slots: decoder slots that belong to an example.
-        slots: decoder slots in all.
+        used_slots: slots that belong to an example, of the encoder too where there is one.
+        slots: slots in all.
     """
 
     batches: int = 0
@@ -58,13 +58,14 @@ class LoaderStats(NamedTuple):
     def plus(self, batch: Mapping[str, NDArray[Any]]) -> "LoaderStats":
         """These figures with one more batch."""
         segments = batch[DECODER_SEGMENT_IDS]
+        sides = [batch[key] for key in (ENCODER_SEGMENT_IDS, DECODER_SEGMENT_IDS) if key in batch]
         return LoaderStats(
             self.batches + 1,
             self.rows + len(segments),
             self.examples + int(segments.max(axis=1).sum()),
             self.trained_tokens + int(np.count_nonzero(batch[DECODER_LOSS_WEIGHTS])),
-            self.used_slots + int(np.count_nonzero(segments)),
-            self.slots + segments.size,
+            self.used_slots + sum(int(np.count_nonzero(side)) for side in sides),
+            self.slots + sum(side.size for side in sides),
         )
 
 

@@ -30,6 +30,7 @@ from t5x_instruct.data.prepared import (
     load_prepared,
     manifest_path,
 )
+from t5x_instruct.data.preprocessors import RenderContext
 from t5x_instruct.data.records import FORMAT_VERSION, Example
 from t5x_instruct.data.render_splits import (
     Progress,
@@ -123,9 +124,9 @@ def preview(spec: PrepareSpec, task: str, split: str = "train", n: int = 3) -> l
     if split not in bound[task].task.splits:
         raise ConfigError(f"{unknown('split', split, bound[task].task.splits)} of task {task!r}")
     previews = []
-    rows = rows_of(bound[task].task, split, spec.seed, variants=1)
+    rows = rows_of(bound[task].task, split, [RenderContext(spec.seed)])
     for row in itertools.islice((variants[0] for variants in rows), n):
-        example, fault = to_example(row, bound[task].task.output_features, vocabulary)
+        example, fault = to_example(row, bound[task], vocabulary)
         previews.append(
             Preview(
                 inputs_text=_verbatim("inputs", example, bound[task]),
@@ -200,6 +201,7 @@ def _manifest(
             "role": b.role,
             "fingerprint": b.fingerprint,
             "inputs_tail": b.inputs_tail,
+            "each_template": b.templates > 0,
             "splits": {
                 name: {
                     "num_examples": split.num_examples,

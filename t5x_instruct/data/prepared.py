@@ -25,10 +25,12 @@ import numpy as np
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.common.io import crc32c_of_file, read_json, sha256_of_file, sha256_of_json
+from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.records import FORMAT_VERSION, REPAIR, Example, Readers, decode_record
-from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary, make_prompt_format
+from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 
 __all__ = [
+    "EXEMPLARS",
     "Example",
     "PrepareSpec",
     "PreparedMixture",
@@ -39,9 +41,11 @@ __all__ = [
 ]
 
 MAX_VARIANTS = 1000
+EXEMPLARS = "exemplars"  # a split made of 'train' for tasks that are evaluated; never trained on
 OPEN_READERS = 256  # one file descriptor each; thousands of tasks would pass the usual limit
 
 Role = Literal["train", "held_out"]
+Templates = Literal["drawn", "each"]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,11 +56,16 @@ class PrepareSpec:
       mixture: name of a seqio mixture or task.
       modules: module names or `.py` paths that register it.
       vocabulary: what `load_vocabulary` opens.
-      prompt_format: 'plain' or 'chat'; applies to `inputs` of tasks that follow the model.
+      prompt_format: 'plain', 'eos' or 'chat' (see `make_prompt_format`); applies to `inputs` of tasks that
+        follow the model, the EOS of 'eos' to those of all tasks.
       splits: splits to render where a task has them. 'train' is never rendered for held-out tasks.
-      hold_out: clusters or tasks that are evaluated and never trained on.
+      hold_out: clusters, tasks or mixtures (their tasks) that are evaluated and never trained on.
       seed: of the draws of templates and options, and of seqio's seeded preprocessors.
       variants: how many times each training example is rendered; other splits are rendered once.
+      exemplars: whether to render the split 'train' of tasks that are evaluated as the split 'exemplars'.
+        Those are the held-out tasks; all tasks if there is no hold-out and 'train' is not among the splits.
+      templates: 'drawn': each rendering draws its template; 'each': tasks that are evaluated are rendered
+        once with every template, variant v with template v.
       root: folder of the prepared data.
       module_options: settings of task modules, e.g. {'tasks.cot.FOLDER': '/data/cot'}.
     """
@@ -69,6 +78,8 @@ class PrepareSpec:
     hold_out: tuple[str, ...] = ()
     seed: int = 0
     variants: int = 1
+    exemplars: bool = False
+    templates: Templates = "drawn"
     root: Path
     module_options: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -82,8 +93,16 @@ class PrepareSpec:
         object.__setattr__(self, "module_options", dict(self.module_options))
         if not 1 <= self.variants <= MAX_VARIANTS:
             raise ConfigError(f"variants must be from 1 to {MAX_VARIANTS}, not {self.variants}")
-        if not self.splits:
+        if self.templates not in ("drawn", "each"):
+            raise ConfigError(f"templates is {self.templates!r}; valid: 'drawn', 'each'")
+        if EXEMPLARS in self.splits:
+            raise ConfigError(f"splits names {EXEMPLARS!r}, which is made of 'train'; set exemplars=True instead")
+        if not self.splits and not self.exemplars:
             raise ConfigError("splits is empty; name at least one, e.g. ('train', 'validation')")
+
+    def evaluates(self, role: Role) -> bool:
+        """Whether tasks of this role are evaluated rather than trained on."""
+        return role == "held_out" or not (self.hold_out or "train" in self.splits)
 
     def to_json(self) -> dict[str, Any]:
         """The spec as JSON values."""
@@ -264,6 +283,7 @@ class PreparedTask:
       splits: the rendered splits by name.
       inputs_tail: how many last tokens of `inputs` must survive cutting.
       fingerprint: hash of everything its records depend on.
+      each_template: whether variant v of its splits is rendered with template v.
     """
 
     name: str
@@ -273,6 +293,7 @@ class PreparedTask:
     splits: dict[str, PreparedSplit]
     inputs_tail: int
     fingerprint: str
+    each_template: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -322,7 +343,8 @@ def split_folder(root: Path, task: str, fingerprint: str, split: str) -> Path:
 def renderer_fingerprint() -> str:
     """Hash of the package's own code that decides what a rendered text looks like."""
     package = Path(__file__).parent.parent
-    files = [*sorted((package / "templates").glob("*.py"))]
+    # Exemplars are put before a prompt when it is asked, not when it is rendered.
+    files = [path for path in sorted((package / "templates").glob("*.py")) if path.name != "few_shot.py"]
     files += [package / "data" / name for name in ("preprocessors.py", "sources.py")]
     return sha256_of_json([(f.name, sha256_of_file(f)) for f in files])
 
@@ -409,6 +431,7 @@ def _open_task(root: Path, entry: Mapping[str, Any]) -> PreparedTask | None:
         splits=splits,
         inputs_tail=int(entry["inputs_tail"]),
         fingerprint=fingerprint,
+        each_template=bool(entry["each_template"]),
     )
 
 

@@ -19,26 +19,34 @@ Fields = Mapping[str, str | list[str]]
 
 
 class RenderContext(NamedTuple):
-    """What a rendering depends on besides the example itself."""
+    """What a rendering depends on besides the example itself.
+
+    Attributes:
+        seed: the seed of the draws of templates and option styles.
+        variant: which of several renderings of the same example.
+        template: index of the template for all examples; None draws one for each.
+    """
 
     seed: int = 0
     variant: int = 0
+    template: int | None = None
 
 
 _CONTEXT: contextvars.ContextVar[RenderContext] = contextvars.ContextVar("render_context", default=RenderContext())
 
 
 @contextlib.contextmanager
-def rendering(seed: int = 0, variant: int = 0) -> Iterator[None]:
-    """Sets seed and variant for the datasets whose graph is built inside the `with`.
+def rendering(seed: int = 0, variant: int = 0, template: int | None = None) -> Iterator[None]:
+    """Sets the `RenderContext` for the datasets whose graph is built inside the `with`.
 
     A dataset keeps what it was built with: it may be read after the `with` is left.
 
     Args:
-        seed: the seed of the draws of templates and option styles.
-        variant: which of several renderings of the same example.
+        seed: see `RenderContext`.
+        variant: see `RenderContext`.
+        template: see `RenderContext`.
     """
-    token = _CONTEXT.set(RenderContext(seed, variant))
+    token = _CONTEXT.set(RenderContext(seed, variant, template))
     try:
         yield
     finally:
@@ -46,7 +54,7 @@ def rendering(seed: int = 0, variant: int = 0) -> Iterator[None]:
 
 
 def render_context() -> RenderContext:
-    """Seed and variant of the dataset that is being built, for preprocessors that draw something."""
+    """The context of the dataset that is being built, for preprocessors that draw something."""
     return _CONTEXT.get()
 
 
@@ -62,7 +70,7 @@ class Rendered(NamedTuple):
 def render_example(
     fields: Fields, templates: Sequence[Template], task: str, index: int, context: RenderContext
 ) -> Rendered:
-    """Renders one row with the template drawn for it: a pure function of its arguments.
+    """Renders one row with the template of the context or the one drawn for it: a pure function of its arguments.
 
     Args:
         fields: the row. `answer` is the text to learn; `answers` lists all texts that count as
@@ -71,7 +79,7 @@ def render_example(
         templates: the task's templates.
         task: the task's name, part of the key of the draws.
         index: the example's place in its split, part of the key of the draws.
-        context: seed and variant, the rest of the key.
+        context: seed and variant, the rest of the key, or the template.
 
     Returns:
         The texts. `accepted_targets` has the target for every accepted answer, `options` the target
@@ -81,7 +89,7 @@ def render_example(
         DataError: the answer is not among the options.
     """
     key = (context.seed, task, index, context.variant)
-    template = templates[draw(len(templates), *key)]
+    template = templates[draw(len(templates), *key) if context.template is None else context.template]
     texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     answers = list(fields.get("answers", ()))
     if answers:

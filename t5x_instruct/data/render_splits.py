@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,9 @@ from array_record.python import array_record_module
 from t5x_instruct.common.errors import DataError, InstructError
 from t5x_instruct.common.io import crc32c_of_file, sync_folder, write_json
 from t5x_instruct.data.binding import BoundTask
-from t5x_instruct.data.prepared import PreparedSplit, PrepareSpec, lengths_path, split_folder
-from t5x_instruct.data.preprocessors import rendering
+from t5x_instruct.data.prepared import EXEMPLARS, PreparedSplit, PrepareSpec, lengths_path, split_folder
+from t5x_instruct.data.preprocessors import RenderContext, rendering
+from t5x_instruct.data.prompt_formats import with_eos
 from t5x_instruct.data.records import FORMAT_VERSION, Example, encode_record
 from t5x_instruct.data.vocabularies import Vocabulary
 
@@ -33,14 +34,24 @@ PROGRESS_SECONDS = 5.0
 Progress = Callable[[str], None]
 
 
-def rows_of(task: seqio.Task, split: str, seed: int, variants: int) -> Iterator[tuple[Mapping[str, Any], ...]]:
-    """Each example of a split as its renderings, one a variant."""
+def renderings_of(bound: BoundTask, split: str, spec: PrepareSpec) -> list[RenderContext]:
+    """How often a split is rendered, and with what: one context for each variant of its records."""
+    if bound.templates:
+        return [RenderContext(spec.seed, template=template) for template in range(bound.templates)]
+    return [RenderContext(spec.seed, variant) for variant in range(spec.variants if split == "train" else 1)]
+
+
+def rows_of(
+    task: seqio.Task, split: str, renderings: Sequence[RenderContext]
+) -> Iterator[tuple[Mapping[str, Any], ...]]:
+    """Each example of a split as its renderings; `EXEMPLARS` are the examples of 'train'."""
+    split = "train" if split == EXEMPLARS else split
     datasets = []
-    for variant in range(variants):
-        key = hashlib.blake2b(f"{seed}/{task.name}/{variant}".encode(), digest_size=4)
+    for context in renderings:
+        key = hashlib.blake2b(f"{context.seed}/{task.name}/{context.variant}".encode(), digest_size=4)
         variant_seed = int.from_bytes(key.digest(), "little") >> 1
         tf.random.set_seed(variant_seed)  # for preprocessors that draw without seqio's seeds
-        with rendering(seed, variant):
+        with rendering(*context):
             datasets.append(
                 task.get_dataset(
                     sequence_length=None,
@@ -60,18 +71,18 @@ def rows_of(task: seqio.Task, split: str, seed: int, variants: int) -> Iterator[
         yield rows
 
 
-def to_example(row: Mapping[str, Any], features: Collection[str], vocabulary: Vocabulary) -> tuple[Example, str | None]:
+def to_example(row: Mapping[str, Any], bound: BoundTask, vocabulary: Vocabulary) -> tuple[Example, str | None]:
     """An example and, if it must be refused, why.
 
     Args:
-        row: what the task gives.
-        features: names of the task's output features; an `inputs` that is not among them is a
-            field like others.
+        row: what the task gives. An `inputs` that is not among its output features is a field like others.
+        bound: the task.
         vocabulary: the run's vocabulary.
 
     Raises:
         DataError: the ids are not ids of the vocabulary.
     """
+    features = bound.task.output_features
     row = {(k if k in features or k != "inputs" else "inputs_field"): v for k, v in row.items()}
     inputs, targets = (_ids(row, name, vocabulary) for name in ("inputs", "targets"))
     mask = np.asarray(row.get("targets_mask", np.ones(len(targets), bool))).astype(bool).reshape(-1)
@@ -79,6 +90,8 @@ def to_example(row: Mapping[str, Any], features: Collection[str], vocabulary: Vo
     for name, ids in (("inputs", inputs), ("targets", targets)):
         if f"{name}_pretokenized" not in meta:
             meta[f"{name}_pretokenized"] = vocabulary.decode(ids.tolist())
+    if bound.inputs_eos:
+        inputs = np.asarray(with_eos(inputs.tolist(), vocabulary.eos_id), np.int32)
     fault = None
     if not len(targets):
         fault = "it has no target token"
@@ -225,17 +238,16 @@ def _render(
     progress: Progress,
 ) -> dict[str, Any]:
     """Writes the shards of a split and gives its `info.json`."""
-    variants = spec.variants if split == "train" else 1
-    features = bound.task.output_features
-    writers = [_ShardWriter(folder, v) for v in range(variants)]
+    renderings = renderings_of(bound, split, spec)
+    writers = [_ShardWriter(folder, v) for v in range(len(renderings))]
     tokens = {"inputs": 0, "targets": 0, "trained": 0}
     refused: list[dict[str, Any]] = []
     num_refused = index = 0
     ticker = _Ticker(progress, bound.task, split)
     with _named_errors(bound.task.name, split, lambda: index):
-        for index, rows in enumerate(rows_of(bound.task, split, spec.seed, variants)):
+        for index, rows in enumerate(rows_of(bound.task, split, renderings)):
             ticker.tick(index)
-            rendered = [to_example(row, features, vocabulary) for row in rows]
+            rendered = [to_example(row, bound, vocabulary) for row in rows]
             fault = next((f"variant {v}: {f}" for v, (_, f) in enumerate(rendered) if f), None)
             if fault is not None:
                 num_refused += 1
@@ -260,7 +272,7 @@ def _render(
         "task": bound.task.name,
         "split": split,
         "fingerprint": bound.fingerprint,
-        "variants": variants,
+        "variants": len(renderings),
         "num_examples": num_examples,
         "tokens": tokens,
         "refused": {"count": num_refused, "first": refused},
@@ -286,7 +298,7 @@ class _Ticker:
 
     def __init__(self, progress: Progress, task: seqio.Task, split: str):
         self._progress = progress
-        self._total = count_examples(task, split)
+        self._total = count_examples(task, "train" if split == EXEMPLARS else split)
         self._start = self._last = time.monotonic()
 
     def tick(self, done: int) -> None:

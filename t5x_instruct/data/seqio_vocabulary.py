@@ -21,7 +21,8 @@ class SeqioVocabulary(seqio.Vocabulary):
     Args:
       vocabulary: encodes and decodes.
       prompt_format: turns a text into the model's prompt before it is encoded (for the feature
-        `inputs`). An empty text stays empty: it has no prompt.
+        `inputs`). An empty text stays empty: it has no prompt. EOS is not put here (seqio's
+        vocabularies never do).
     """
 
     def __init__(self, vocabulary: Vocabulary, prompt_format: PromptFormat | None = None):

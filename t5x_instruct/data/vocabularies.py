@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from t5x_instruct.common.errors import ConfigError, DataError, nearest, unknown
+from t5x_instruct.common.errors import DataError, nearest
 from t5x_instruct.common.io import read_json, sha256_of_bytes, write_bytes, write_json
-from t5x_instruct.templates.chat import ChatFormat, ChatTemplate, PlainFormat, PromptFormat
+from t5x_instruct.templates.chat import ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
@@ -23,6 +23,9 @@ SENTENCEPIECE_FILE = "spiece.model"
 SENTENCEPIECE_CONFIG_FILE = "spiece_config.json"
 
 BYTE_OFFSET = 3  # ByT5: ids 0, 1, 2 are padding, end of sequence and unknown
+FIRST_BYTE_SENTINEL = BYTE_OFFSET + 256
+MAX_EXTRA_IDS = 999_999
+_SENTINEL = re.compile(r"<extra_id_(0|[1-9][0-9]{0,5})>")
 
 
 @runtime_checkable
@@ -214,6 +217,10 @@ class TokenizerVocabulary:
 class ByteVocabulary:
     """UTF-8 bytes as ids, as in ByT5: 0 padding, 1 EOS, 2 unknown, byte b is id b + 3.
 
+    Args:
+      extra_ids: number of sentinels `<extra_id_0>`, `<extra_id_1>`, ... from id 259 on, as in transformers
+        (125 fill ByT5's 384 rows); they are content, not specials, so `decode` shows them.
+
     Source: Xue et al., "ByT5: Towards a token-free future", arXiv:2105.13626, section 3.
     """
 
@@ -221,41 +228,62 @@ class ByteVocabulary:
     eos_id = 1
     unk_id = 2
     start_id = eos_id
-    vocab_size = BYTE_OFFSET + 256
     chat_template: ChatTemplate | None = None
+
+    def __init__(self, extra_ids: int = 0):
+        self.extra_ids = extra_ids
+        self.vocab_size = FIRST_BYTE_SENTINEL + extra_ids
 
     @property
     def fingerprint(self) -> str:
-        """Constant: there is one such vocabulary."""
-        return _hash_of(kind="bytes")
+        """Hash of the number of sentinels."""
+        return _hash_of(kind="bytes", extra_ids=self.extra_ids)
 
     def encode(self, text: str) -> list[int]:
         """See `Vocabulary.encode`."""
-        return [b + BYTE_OFFSET for b in _without_surrogates(text).encode()]
+        ids: list[int] = []
+        for i, part in enumerate(_SENTINEL.split(_without_surrogates(text))):
+            is_number = i % 2 == 1  # of a sentinel, between two texts
+            if is_number and int(part) < self.extra_ids:
+                ids.append(FIRST_BYTE_SENTINEL + int(part))
+            else:
+                literal = f"<extra_id_{part}>" if is_number else part
+                ids += [b + BYTE_OFFSET for b in literal.encode()]
+        return ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Vocabulary.decode`; byte sequences that are not UTF-8 become U+FFFD."""
-        kept = _until_eos(ids, self.eos_id, self.vocab_size)
-        return bytes(i - BYTE_OFFSET for i in kept if i >= BYTE_OFFSET).decode(errors="replace")
+        text = bytearray()
+        for token_id in _until_eos(ids, self.eos_id, self.vocab_size):
+            if token_id >= FIRST_BYTE_SENTINEL:
+                text += self.token_string(token_id).encode()
+            elif token_id >= BYTE_OFFSET:
+                text.append(token_id - BYTE_OFFSET)
+        return text.decode(errors="replace")
 
     def token_string(self, token_id: int) -> str:
         """See `Vocabulary.token_string`."""
         if token_id < BYTE_OFFSET:
             return ("<pad>", "</s>", "<unk>")[token_id]
+        if token_id >= self.vocab_size:
+            return f"<{token_id}>"
+        if token_id >= FIRST_BYTE_SENTINEL:
+            return f"<extra_id_{token_id - FIRST_BYTE_SENTINEL}>"
         byte = token_id - BYTE_OFFSET
         return chr(byte) if 0x20 <= byte < 0x7F else f"<0x{byte:02X}>"
 
     def save(self, folder: Path) -> None:
         """Writes a marker file."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / BYTES_FILE, {"kind": "bytes", "offset": BYTE_OFFSET})
+        write_json(folder / BYTES_FILE, {"kind": "bytes", "offset": BYTE_OFFSET, "extra_ids": self.extra_ids})
 
 
 class SentencePieceVocabulary:
     """A SentencePiece model, with T5's sentinels at its end.
 
     Sentinel `<extra_id_0>` has the highest id, `<extra_id_1>` the one before it, and so on; they
-    are content, not specials, so `decode` shows them.
+    are content, not specials, so `decode` shows them. As in seqio, a sentinel is recognised after a
+    space or at a text's start, and takes that space.
 
     Args:
       model_file: the `.model` file.
@@ -306,7 +334,7 @@ class SentencePieceVocabulary:
 
     def token_string(self, token_id: int) -> str:
         """See `Vocabulary.token_string`."""
-        return self._processor.id_to_piece(token_id)
+        return self._processor.id_to_piece(token_id) if token_id < self.vocab_size else f"<{token_id}>"
 
     def save(self, folder: Path) -> None:
         """Writes `spiece.model` and the number of sentinels."""
@@ -319,15 +347,16 @@ def load_vocabulary(spec: str | Path) -> Vocabulary:
     """Opens a vocabulary by what its path holds.
 
     Args:
-      spec: 'bytes'; a folder with `tokenizer.json`, `spiece.model` or a saved byte vocabulary; or a
-        SentencePiece file `NAME.model`, or `NAME.model+100` to add 100 sentinels (a T5 folder of
-        Hugging Face's needs no suffix: its `tokenizer_config.json` says how many).
+      spec: 'bytes', or 'bytes+125' to add 125 sentinels; a folder with `tokenizer.json`, `spiece.model`
+        or a saved byte vocabulary; or a SentencePiece file `NAME.model`, or `NAME.model+100` to add 100
+        sentinels (a T5 folder of Hugging Face's needs no suffix: its `tokenizer_config.json` says how
+        many).
 
     Raises:
       DataError: nothing that is a vocabulary is there; says what was looked for.
     """
-    if str(spec) == "bytes":
-        return ByteVocabulary()
+    if of_bytes := re.fullmatch(r"bytes(?:\+(\d{1,6}))?", str(spec)):
+        return ByteVocabulary(int(of_bytes[1] or 0))
     path = Path(spec)
     if path.is_dir():
         return _load_folder(path)
@@ -349,27 +378,6 @@ def token_strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:
     return [vocabulary.token_string(int(i)) for i in ids]
 
 
-def make_prompt_format(name: str, vocabulary: Vocabulary) -> PromptFormat:
-    """The way an instruction becomes the string a model is given.
-
-    Args:
-      name: 'plain' (the text itself) or 'chat' (one user turn of the vocabulary's chat template).
-
-    Raises:
-      ConfigError: another name, or 'chat' with a vocabulary that has no chat template.
-    """
-    if name == "plain":
-        return PlainFormat()
-    if name != "chat":
-        raise ConfigError(unknown("prompt format", name, ("plain", "chat")))
-    if vocabulary.chat_template is None:
-        raise ConfigError(
-            "prompt_format is 'chat', but the vocabulary has no chat template; use 'plain', or put "
-            f'"chat_template" into its {TOKENIZER_CONFIG_FILE}'
-        )
-    return ChatFormat(vocabulary.chat_template)
-
-
 def _load_folder(folder: Path) -> Vocabulary:
     if (folder / TOKENIZER_FILE).is_file():
         return TokenizerVocabulary.load(folder)
@@ -380,7 +388,7 @@ def _load_folder(folder: Path) -> Vocabulary:
                 extra_ids = _extra_ids(folder / name, extra_ids)
         return SentencePieceVocabulary(folder / SENTENCEPIECE_FILE, extra_ids)
     if (folder / BYTES_FILE).is_file():
-        return ByteVocabulary()
+        return ByteVocabulary(_extra_ids(folder / BYTES_FILE, 0))
     looked_for = f"{TOKENIZER_FILE}, {SENTENCEPIECE_FILE}, {BYTES_FILE}"
     raise DataError(f"no vocabulary in folder {folder}: looked for {looked_for}")
 
@@ -388,8 +396,8 @@ def _load_folder(folder: Path) -> Vocabulary:
 def _extra_ids(path: Path, default: int) -> int:
     content = read_json(path)
     value = content.get("extra_ids", default) if isinstance(content, dict) else None
-    if not isinstance(value, int) or not 0 <= value < 1_000_000:
-        raise DataError(f"{path}: extra_ids must be a number from 0 to 999999, not {value!r}")
+    if not isinstance(value, int) or not 0 <= value <= MAX_EXTRA_IDS:
+        raise DataError(f"{path}: extra_ids must be a number from 0 to {MAX_EXTRA_IDS}, not {value!r}")
     return value
 
 

@@ -132,6 +132,10 @@ class PromptFormat(Protocol):
     def fingerprint(self) -> str:
         """Equal for formats that give the same prompts."""
 
+    @property
+    def add_eos(self) -> bool:
+        """Whether the end token follows the prompt's own tokens (it need not have a text)."""
+
     def prompt(self, text: str) -> str:
         """The prompt for an instruction."""
 
@@ -141,10 +145,19 @@ class PlainFormat:
 
     name = "plain"
     fingerprint = "plain"
+    add_eos = False
 
     def prompt(self, text: str) -> str:
         """Gives the instruction unchanged."""
         return text
+
+
+class EosFormat(PlainFormat):
+    """The instruction itself and the end token: what the encoders of T5 and its kin read."""
+
+    name = "eos"
+    fingerprint = "eos"
+    add_eos = True
 
 
 class ChatFormat:
@@ -156,6 +169,7 @@ class ChatFormat:
     """
 
     name = "chat"
+    add_eos = False
 
     def __init__(self, template: ChatTemplate, system: str | None = None):
         self.template = template
@@ -166,10 +180,14 @@ class ChatFormat:
         """SHA-256 (hex) of the template and the system message."""
         return _sha256([self.template.fingerprint, self.system])
 
+    @property
+    def system_messages(self) -> list[dict[str, str]]:
+        """What stands before the user's first turn."""
+        return [] if self.system is None else [{"role": "system", "content": self.system}]
+
     def prompt(self, text: str) -> str:
         """Gives the rendered user turn and the generation prompt; errors as `ChatTemplate.render`."""
-        system = [] if self.system is None else [{"role": "system", "content": self.system}]
-        messages = [*system, {"role": "user", "content": text}]
+        messages = [*self.system_messages, {"role": "user", "content": text}]
         return self.template.render(messages, add_generation_prompt=True)
 
 

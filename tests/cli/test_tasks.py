@@ -82,6 +82,14 @@ def test_examples_are_shown_as_the_model_sees_them(module: str, capsys) -> None:
     assert "15 tokens of inputs would be cut" in text
 
 
+def test_prompts_of_an_encoder_end_with_the_end_token(module: str, capsys) -> None:
+    shown = run_json(capsys, "tasks", "show", "cli_capital", "--module", module, "--prompt_format", "eos")
+    assert [piece["text"] for piece in shown["examples"][0]["pieces"]] == [
+        "What is the capital of France?</s>",
+        "Paris</s>",
+    ]
+
+
 WRONG = [
     (["cli_capitl"], "unknown task 'cli_capitl'; nearest: 'cli_capital'"),
     (["cli_capital", "--split", "tset"], "unknown split 'tset'"),
@@ -122,3 +130,6 @@ def test_prepare_writes_what_training_reads(module: str, tmp_path: Path, capsys)
     )
     assert prepared is not None
     assert [task.name for task in prepared.train_tasks] == ["cli_answer"]
+    words += ["--hold_out", "cli_geography", "--prepared_dir", str(tmp_path)]
+    more = run_json(capsys, *words, "--exemplars", "--templates=each")
+    assert {(row["task"], row["split"]) for row in more} == {*facts, ("cli_capital", "exemplars")}

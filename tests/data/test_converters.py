@@ -22,19 +22,18 @@ def make_item(inputs, targets, mask=None, task=0, tail=0):
 
 @st.composite
 def row_items(draw):
-    inputs = draw(st.lists(token, max_size=20))
-    targets = draw(st.lists(token, min_size=1, max_size=14))
+    # Lengths are drawn first: lists of a drawn size would nearly always be short.
+    sizes = draw(st.sampled_from([0, 1, 4, 11, 12, 13, 20])), draw(st.sampled_from([1, 2, 5, 9, 10, 14]))
+    inputs, targets = (draw(st.lists(token, min_size=size, max_size=size)) for size in sizes)
     mask = draw(st.lists(st.booleans(), min_size=len(targets), max_size=len(targets)))
-    return make_item(inputs, targets, mask, draw(st.integers(0, 6)), draw(st.integers(0, 5)))
+    return make_item(inputs, targets, mask, draw(st.integers(0, 6)), draw(st.integers(0, INPUTS_LENGTH)))
 
 
 def expected_sequence(item):
     """The definition, over lists: (tokens, whether each is trained on)."""
     inputs, targets, mask = (part.tolist() for part in item.example[:3])
-    if len(inputs) > INPUTS_LENGTH:
-        dropped = len(inputs) - INPUTS_LENGTH
-        end = len(inputs) - item.inputs_tail
-        inputs = inputs[: end - dropped] + inputs[end:]
+    while len(inputs) > INPUTS_LENGTH:
+        del inputs[INPUTS_LENGTH - max(INPUTS_LENGTH // 2, item.inputs_tail)]
     if len(targets) > TARGETS_LENGTH:
         targets = targets[: TARGETS_LENGTH - 1] + targets[-1:]
         mask = mask[: TARGETS_LENGTH - 1] + mask[-1:]
@@ -93,12 +92,37 @@ def test_lengths_and_cut_counts_say_what_convert_does(items):
     assert converter.capacity == (INPUTS_LENGTH + TARGETS_LENGTH,)
 
 
-def test_cutting_keeps_the_end_of_the_prompt_and_the_end_of_the_answer():
-    converter = DecoderConverter(5, 3, START, 0)
-    row = converter.convert([make_item(range(10, 20), range(20, 26), [1, 0, 1, 1, 1, 1], tail=2)])
+def test_cutting_keeps_both_ends_of_the_prompt_and_the_end_of_the_answer():
+    item = make_item(range(10, 20), range(20, 26), [1, 0, 1, 1, 1, 1])
+    row = DecoderConverter(5, 3, START, 0).convert([item])
     assert row["decoder_input_tokens"].tolist() == [10, 11, 12, 18, 19, 20, 21, 0]
     assert row["decoder_target_tokens"].tolist() == [11, 12, 18, 19, 20, 21, 25, 0]
     assert row["decoder_loss_weights"].tolist() == [0, 0, 0, 0, 1, 0, 1, 0]
+    row = DecoderConverter(5, 3, START, 0).convert([item._replace(inputs_tail=4)])
+    assert row["decoder_input_tokens"].tolist() == [10, 16, 17, 18, 19, 20, 21, 0]
+
+
+@settings(max_examples=60)
+@given(st.lists(row_items(), max_size=4))
+def test_prefix_rows_mark_the_tokens_of_the_inputs(items):
+    converter = DecoderConverter(INPUTS_LENGTH, TARGETS_LENGTH, START, 0, prefix=True)
+    without = DecoderConverter(INPUTS_LENGTH, TARGETS_LENGTH, START, 0)
+    for item in items:
+        row, plain = converter.convert([item]), without.convert([item])
+        marks = row.pop("decoder_causal_attention")
+        assert row.keys() == plain.keys()
+        assert all(np.array_equal(row[key], plain[key]) for key in row)
+        num_inputs = max(min(len(item.example.inputs), INPUTS_LENGTH), 1)
+        assert marks.dtype == np.int32
+        assert marks.tolist() == [1] * num_inputs + [0] * (converter.row_length - num_inputs)
+
+
+def test_prefix_marks_start_anew_in_each_segment():
+    converter = DecoderConverter(4, 4, START, 0, prefix=True)
+    row = converter.convert([make_item([5, 6], [7, 1]), make_item([], [8, 1])])
+    assert row["decoder_input_tokens"].tolist() == [5, 6, 7, START, 8, 0, 0, 0]
+    assert row["decoder_causal_attention"].tolist() == [1, 1, 0, 1, 0, 0, 0, 0]
+    assert converter.fingerprint["converter"] == "prefix"
 
 
 def test_without_inputs_the_start_id_comes_first():
@@ -116,7 +140,7 @@ def test_no_inputs_length_drops_all_inputs():
 def test_too_much_for_a_row_is_refused():
     converter = DecoderConverter(4, 4, START, 0)
     converter.convert([make_item([5, 5], [6, 6, 1])] * 2)  # 4 slots each
-    with pytest.raises(DataError, match="2 examples do not fit into one row of 8 slots"):
+    with pytest.raises(DataError, match="do not fit into one row of 8 decoder slots: number 2"):
         converter.convert([make_item([5, 5, 5], [6, 6, 1])] * 2)
 
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import DataError
-from t5x_instruct.data.converters import DecoderConverter
+from t5x_instruct.data.converters import DecoderConverter, EncoderDecoderConverter
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.data.prepared import Example, PreparedMixture, PreparedTask, PrepareSpec
 
@@ -97,6 +97,7 @@ class Case(NamedTuple):
     seed: int
     packing: bool
     num_epochs: int
+    encoder: bool
 
 
 cases = st.builds(
@@ -107,12 +108,17 @@ cases = st.builds(
     seed=st.integers(0, 99),
     packing=st.booleans(),
     num_epochs=st.integers(1, 3),
+    encoder=st.booleans(),
 )
 
 
 def loader_of(case, **options):
     mixture = make_mixture(case.sizes, variants=case.variants)
-    options = {"num_epochs": case.num_epochs} | options
+    converter = EncoderDecoderConverter if case.encoder else DecoderConverter
+    options = {
+        "num_epochs": case.num_epochs,
+        "converter": converter(INPUTS_LENGTH, TARGETS_LENGTH, START, PAD),
+    } | options
     return make_loader(mixture, case.batch_size, case.seed, packing=case.packing, **options)
 
 
@@ -131,6 +137,23 @@ def test_an_epoch_has_every_example_once_in_the_variant_of_its_epoch(case):
     assert len(batches) == loader.num_batches
     assert loader.rows_consumed == loader.num_rows
     assert list(loader) == []
+
+
+def test_the_encoder_reads_the_inputs_of_what_the_decoder_writes():
+    converter = EncoderDecoderConverter(INPUTS_LENGTH, TARGETS_LENGTH, START, PAD)
+    mixture = make_mixture()
+    checked = 0
+    for batch in make_loader(mixture, converter=converter, num_epochs=2):
+        for row in range(4):
+            rows = {key: values[row : row + 1] for key, values in batch.items()}
+            for segment, (task, example, variant) in enumerate(names_in(rows), 1):
+                read = rows["encoder_input_tokens"][rows["encoder_segment_ids"] == segment].tolist()
+                inputs = mixture.tasks[task].splits["train"].read(example, variant).inputs.tolist()
+                assert len(read) == min(len(inputs), INPUTS_LENGTH)
+                assert read[:8] == inputs[:8]
+                assert read[-8:] == inputs[-8:]
+                checked += len(read) > 0
+    assert checked > 40
 
 
 @settings(max_examples=12, deadline=None)
@@ -259,11 +282,16 @@ def test_the_realised_mixture_is_what_the_batches_hold(case):
         assert row["target_tokens"] == np.minimum(lengths[:, 1], TARGETS_LENGTH).sum()
         assert row["cut_examples"] == (lengths > [INPUTS_LENGTH, TARGETS_LENGTH]).any(axis=1).sum()
         with_inputs = (lengths[:, 0] > 0).sum()
-        assert (tasks == i).sum() == row["input_tokens"] + row["target_tokens"] - with_inputs
+        in_the_decoder = 0 if case.encoder else row["input_tokens"] - with_inputs
+        assert (tasks == i).sum() == row["target_tokens"] + in_the_decoder
     assert loader.stats.examples == sum(counts.values())
     assert loader.stats.batches == len(batches)
-    assert loader.stats.used_slots == (tasks >= 0).sum()
-    assert loader.stats.fill == pytest.approx((tasks >= 0).mean())
+    sides = [tasks >= 0]
+    if case.encoder:
+        sides.append(np.concatenate([batch["encoder_segment_ids"] for batch in batches]) > 0)
+        assert sides[1].sum() == sum(row["input_tokens"] for row in realised["tasks"].values())
+    assert loader.stats.used_slots == sum(side.sum() for side in sides)
+    assert loader.stats.fill == pytest.approx(sum(side.sum() for side in sides) / sum(side.size for side in sides))
     assert loader.stats.trained_tokens == sum(int(batch["decoder_loss_weights"].sum()) for batch in batches)
 
 

@@ -86,6 +86,21 @@ def test_windows_of_log_normal_lengths_are_packed_densely(seed, case):
     assert rows <= np.ceil(1.02 * lower_bound(lengths, capacity))
 
 
+def test_short_answers_and_long_explanations_share_rows():
+    # Both sides are loaded alike and targets are of two kinds, as in chain-of-thought data.
+    capacity = [1024, 512]
+    rows = bound = 0
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        explained = rng.random(2048) < 0.625
+        targets = np.where(explained, rng.lognormal(np.log(165) - 0.125, 0.5, 2048), 6)
+        inputs = rng.lognormal(np.log(215) - 0.125, 0.5, 2048)
+        lengths = np.clip(np.stack([inputs, targets], axis=1), 1, capacity).astype(np.int32)
+        rows += int(best_fit_decreasing(lengths, capacity).max()) + 1
+        bound += lower_bound(lengths, capacity)
+    assert rows <= 1.05 * bound
+
+
 def test_balanced_sides_are_traded_off():
     # Long on one side and short on the other: only rows that mix both kinds reach the bound.
     for pair, capacity in (([[60, 10], [10, 60]], [140, 140]), ([[70, 30], [30, 70]], [100, 100])):

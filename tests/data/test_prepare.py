@@ -9,15 +9,13 @@ from pathlib import Path
 import pytest
 import seqio
 import tensorflow as tf
-from tokenizers import Tokenizer, models, pre_tokenizers
 
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data import render_splits
-from t5x_instruct.data.binding import prompt_tail
-from t5x_instruct.data.prepare import prepare, preview
+from t5x_instruct.data.prepare import prepare
 from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared, load_prepared, manifest_path
 from t5x_instruct.data.seqio_vocabulary import model_features
-from t5x_instruct.data.vocabularies import ByteVocabulary, TokenizerVocabulary, make_prompt_format
+from t5x_instruct.data.vocabularies import ByteVocabulary
 
 PLAIN = """
 import seqio
@@ -73,35 +71,6 @@ def _content(folder):
 
 def _quiet(line):
     del line
-
-
-def _add(name, texts, features=None, steps=(), splits=("train", "validation")):
-    """Registers a plain seqio task over (inputs, targets) texts."""
-
-    def rows(split, shuffle_files, seed=None):
-        inputs, targets = zip(*texts, strict=True)
-        return tf.data.Dataset.from_tensor_slices({"inputs": list(inputs), "targets": list(targets)})
-
-    return seqio.TaskRegistry.add(
-        name,
-        source=seqio.FunctionDataSource(rows, splits=splits),
-        preprocessors=[seqio.preprocessors.tokenize, seqio.preprocessors.append_eos, *steps],
-        output_features=features or model_features(),
-        metric_fns=[],
-    )
-
-
-@pytest.fixture
-def register():
-    names = []
-
-    def add(name, *args, **kwargs):
-        names.append(name)
-        return _add(name, *args, **kwargs)
-
-    yield add
-    for name in names:
-        seqio.TaskRegistry.remove(name)
 
 
 def test_plain_seqio_task_reads_back_as_seqio_gives_it(tmp_path):
@@ -266,7 +235,7 @@ def test_changed_template_renders_only_that_task(tmp_path, capfd):
 def test_child_failure_brings_its_message(tmp_path):
     module = _module(tmp_path, "prepare_nowhere", OURS, CLUSTER="geography")
     spec = _spec(tmp_path, "prepare_nowhere", module, hold_out=("geografy",))
-    with pytest.raises(ConfigError, match="hold_out: unknown cluster or task .* 'geografy'.*'geography'"):
+    with pytest.raises(ConfigError, match="hold_out: unknown cluster, task or mixture .* 'geografy'.*'geography'"):
         ensure_prepared(spec)
 
 
@@ -283,6 +252,9 @@ def test_held_out_cluster_is_never_rendered_for_training(tmp_path):
     assert set(mixture.held_out_tasks[0].splits) == {"validation"}
     by_name = prepare(_spec(tmp_path, "prepare_roles", *modules, hold_out=("prepare_role2",)), _quiet)
     assert [t.role for t in by_name.tasks] == ["train", "held_out"]
+    modules.append(_module(tmp_path, "prepare_unseen", MIXTURE, TASKS=["prepare_role2"]))
+    by_mixture = prepare(_spec(tmp_path, "prepare_roles", *modules, hold_out=("prepare_unseen",)), _quiet)
+    assert [t.role for t in by_mixture.tasks] == ["train", "held_out"]
     with pytest.raises(ConfigError, match="'kept'"):
         prepare(_spec(tmp_path, "prepare_roles", *modules, hold_out=("kep",)), _quiet)
 
@@ -318,54 +290,6 @@ def test_masks_are_carried_and_misfits_refused(tmp_path, register):
     assert "9 entries for 8 targets" in wrong["why"]
     assert untrained["example"] == 3
     assert "trains no token" in untrained["why"]
-
-
-@pytest.fixture
-def word_vocabulary(tmp_path):
-    words = ["zero", "<end>", "<turn>", "user", "assistant", "one", "two", "?", "a", "."]
-    model = models.WordLevel({w: i for i, w in enumerate(words)}, unk_token="?")
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.add_special_tokens(["<end>", "<turn>"])
-    template = (
-        "{% for m in messages %}<turn>{{ m.role }} {{ m.content }}<end>{% endfor %}"
-        "{% if add_generation_prompt %}<turn>assistant {% endif %}"
-    )
-    vocabulary = TokenizerVocabulary(tokenizer, eos_token="<end>", chat_template=template)
-    vocabulary.save(tmp_path / "words")
-    return vocabulary
-
-
-def test_id_zero_and_pad_equal_to_eos(tmp_path, register, word_vocabulary):
-    assert word_vocabulary.pad_id == word_vocabulary.eos_id == 1
-    register("prepare_zero", [("one zero", "zero two zero"), ("", "zero")])
-    spec = _spec(tmp_path, "prepare_zero", vocabulary=str(tmp_path / "words"))
-    split = prepare(spec, _quiet).tasks[0].splits["train"]
-    assert split.read(0).inputs.tolist() == [5, 0]
-    assert split.read(0).targets.tolist() == [0, 6, 0, 1]
-    assert split.read(0).targets_mask.all()
-    assert (split.read(1).inputs.tolist(), split.read(1).targets.tolist()) == ([], [0, 1])
-
-
-def test_chat_format_wraps_inputs_only(tmp_path, register, word_vocabulary):
-    register("prepare_chat", [("one", "two"), ("", "one")])
-    spec = _spec(tmp_path, "prepare_chat", vocabulary=str(tmp_path / "words"), prompt_format="chat")
-    task = prepare(spec, _quiet).tasks[0]
-    first = task.splits["train"].read(0)
-    assert first.inputs.tolist() == [2, 3, 5, 1, 2, 4]
-    assert first.targets.tolist() == [6, 1]
-    assert first.meta["inputs_pretokenized"] == "one"
-    assert task.splits["train"].read(1).inputs.tolist() == []
-    assert task.inputs_tail == prompt_tail(word_vocabulary, make_prompt_format("chat", word_vocabulary)) == 3
-    plain = prepare(dataclasses.replace(spec, prompt_format="plain"), _quiet).tasks[0]
-    assert plain.fingerprint != task.fingerprint
-
-    shown = preview(spec, "prepare_chat", "train", 1)[0]
-    assert shown.inputs_text == "<turn>user one<end><turn>assistant "
-    assert shown.inputs_tokens == ["<turn>", "user", "one", "<end>", "<turn>", "assistant"]
-    assert shown.targets_tokens == ["two", "<end>"]
-    assert shown.example.targets_mask.tolist() == [True, True]
-    assert shown.fault is None
 
 
 def test_other_vocabulary_is_refused_with_the_fix(tmp_path, register, word_vocabulary):

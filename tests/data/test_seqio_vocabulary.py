@@ -3,8 +3,9 @@ import seqio
 import tensorflow as tf
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.seqio_vocabulary import ModelVocabulary, SeqioVocabulary
-from t5x_instruct.data.vocabularies import TokenizerVocabulary, make_prompt_format
+from t5x_instruct.data.vocabularies import TokenizerVocabulary
 
 WORDS = ["zero", "<end>", "x", "y", "z", "one", "two", "?"]
 CHAT = "{% for m in messages %}<{{ m.content }}>{% endfor %}"

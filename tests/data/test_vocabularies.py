@@ -7,13 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from t5x_instruct.common.errors import ConfigError, DataError
+from t5x_instruct.common.errors import DataError
 from t5x_instruct.data.vocabularies import (
     ByteVocabulary,
     SentencePieceVocabulary,
     TokenizerVocabulary,
     load_vocabulary,
-    make_prompt_format,
     token_strings,
 )
 
@@ -80,9 +79,33 @@ def test_bytes_return_any_text(text):
 
 
 @settings(max_examples=60)
+@given(parts=st.lists(st.text(max_size=8) | st.integers(0, 130).map("<extra_id_{}>".format), max_size=6))
+def test_bytes_with_sentinels_return_any_text(parts):
+    vocabulary = load_vocabulary("bytes+125")
+    text = "".join(parts).encode("utf-8", "replace").decode()
+    ids = vocabulary.encode(text)
+    assert vocabulary.decode(ids) == text
+    assert all(3 <= token < 384 for token in ids)
+    assert ByteVocabulary().decode(ByteVocabulary().encode(text)) == text
+
+
+def test_sentinels_of_bytes_follow_the_bytes(tmp_path):
+    vocabulary = ByteVocabulary(extra_ids=125)
+    assert vocabulary.vocab_size == 384
+    assert vocabulary.encode("a<extra_id_0> <extra_id_124><extra_id_01>")[:4] == [100, 259, 35, 383]
+    assert vocabulary.encode("<extra_id_125>") == ByteVocabulary().encode("<extra_id_125>")
+    assert vocabulary.decode([100, 260, 1, 259]) == "a<extra_id_1>"
+    assert token_strings(vocabulary, [258, 259, 383, 384]) == ["<0xFF>", "<extra_id_0>", "<extra_id_124>", "<384>"]
+    vocabulary.save(tmp_path)
+    loaded = load_vocabulary(tmp_path)
+    assert loaded.fingerprint == vocabulary.fingerprint != ByteVocabulary().fingerprint
+    assert loaded.vocab_size == 384
+
+
+@settings(max_examples=60)
 @given(ids=st.lists(st.integers(-5, 500)))
-def test_decoding_takes_any_ids(bpe, ids):
-    for vocabulary in (bpe, ByteVocabulary()):
+def test_decoding_takes_any_ids(bpe, spm_file, ids):
+    for vocabulary in (bpe, ByteVocabulary(), ByteVocabulary(125), load_vocabulary(f"{spm_file}+100")):
         cut = ids[: ids.index(vocabulary.eos_id)] if vocabulary.eos_id in ids else ids
         assert vocabulary.decode(ids) == vocabulary.decode(cut)
 
@@ -146,6 +169,9 @@ def test_sentinels_count_from_the_end(spm_file, tmp_path):
     ids = vocabulary.encode("the <extra_id_0> of <extra_id_99>")
     assert vocabulary.vocab_size - 1 in ids
     assert vocabulary.vocab_size - 100 in ids
+    assert vocabulary.decode(ids) == "the <extra_id_0> of <extra_id_99>"
+    shown = token_strings(vocabulary, [vocabulary.vocab_size - 1, vocabulary.vocab_size])
+    assert shown == ["\u2581<extra_id_0>", f"<{vocabulary.vocab_size}>"]
     assert vocabulary.decode(vocabulary.encode("the capital of France")) == "the capital of France"
     assert (vocabulary.pad_id, vocabulary.eos_id, vocabulary.start_id) == (0, 1, 1)
     vocabulary.save(tmp_path / "v")
@@ -175,14 +201,6 @@ def test_errors_say_what_was_looked_for(tmp_path):
         load_vocabulary(tmp_path / "nothing")
     with pytest.raises(DataError, match="cannot read"):
         SentencePieceVocabulary(tmp_path / "nothing.model")
-
-
-def test_prompt_formats(bpe):
-    assert make_prompt_format("plain", bpe).prompt("x") == "x"
-    with pytest.raises(ConfigError, match="no chat template"):
-        make_prompt_format("chat", bpe)
-    with pytest.raises(ConfigError, match="unknown prompt format 'caht'.*'chat'"):
-        make_prompt_format("caht", bpe)
 
 
 def test_token_strings_show_every_token(bpe):

@@ -1,0 +1,74 @@
+"""Prompt formats with a vocabulary: from an instruction to the token ids that a model is given."""
+
+import itertools
+from collections.abc import Sequence
+
+from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.data.vocabularies import TOKENIZER_CONFIG_FILE, Vocabulary
+from t5x_instruct.templates.chat import ChatFormat, EosFormat, PlainFormat, PromptFormat
+
+PROMPT_FORMATS = ("plain", "eos", "chat")
+PROBES = ("a", "Z.", "7 !", "of the\n", "(é)")
+
+
+def default_prompt_format(vocabulary: Vocabulary, reads_inputs: str) -> str:
+    """The name of the format that 'auto' means.
+
+    Args:
+        vocabulary: the model's.
+        reads_inputs: how the model reads inputs, see `models.api.Model`.
+
+    Returns:
+        'chat' if the vocabulary has a chat template, else 'eos' for an encoder, else 'plain'.
+    """
+    if vocabulary.chat_template is not None:
+        return "chat"
+    return "eos" if reads_inputs == "encoder" else "plain"
+
+
+def make_prompt_format(name: str, vocabulary: Vocabulary) -> PromptFormat:
+    """The way an instruction becomes what a model is given.
+
+    Args:
+        name: 'plain' (the text itself), 'eos' (the text and the end token) or 'chat' (one user turn of the
+            vocabulary's chat template).
+        vocabulary: the model's.
+
+    Raises:
+        ConfigError: another name, or 'chat' with a vocabulary that has no chat template.
+    """
+    if name not in PROMPT_FORMATS:
+        raise ConfigError(unknown("prompt format", name, PROMPT_FORMATS))
+    if name == "plain":
+        return PlainFormat()
+    if name == "eos":
+        return EosFormat()
+    if vocabulary.chat_template is None:
+        raise ConfigError(
+            "prompt_format is 'chat', but the vocabulary has no chat template; use 'plain' or 'eos', or put "
+            f'"chat_template" into its {TOKENIZER_CONFIG_FILE}'
+        )
+    return ChatFormat(vocabulary.chat_template)
+
+
+def encode_prompt(vocabulary: Vocabulary, prompt_format: PromptFormat, text: str) -> list[int]:
+    """The ids that the model is given for an instruction, as `prepare` makes them from a task's text."""
+    ids = vocabulary.encode(prompt_format.prompt(text))
+    return with_eos(ids, vocabulary.eos_id) if prompt_format.add_eos else ids
+
+
+def with_eos(ids: Sequence[int], eos_id: int) -> list[int]:
+    """The ids with exactly one EOS at their end, however many they end with; [EOS] for no ids."""
+    end = len(ids)
+    while end and ids[end - 1] == eos_id:
+        end -= 1
+    return [*ids[:end], eos_id]
+
+
+def prompt_tail(vocabulary: Vocabulary, prompt_format: PromptFormat) -> int:
+    """How many tokens the prompt format puts after every text: the end that different texts share."""
+    if isinstance(prompt_format, PlainFormat):
+        return int(prompt_format.add_eos)
+    prompts = [encode_prompt(vocabulary, prompt_format, text)[::-1] for text in PROBES]
+    same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))
+    return sum(1 for _ in same)
