@@ -6,7 +6,7 @@ from t5x_instruct.runs.settings import ModelSettings
 
 
 def load(name: str, *, dtype: str | None = None) -> LanguageModel:
-    """Opens a checkpoint as a `LanguageModel`.
+    """Opens a checkpoint as a `LanguageModel`, on all devices (see `runs.opening.inference_mesh`).
 
     ```
     lm = t5x_instruct.load("runs/quickstart")

@@ -11,20 +11,20 @@ from jax.sharding import Mesh
 
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.common.types import Params
+from t5x_instruct.decoding import beam
 from t5x_instruct.decoding.batches import SequenceBatch, mesh_of, on_mesh, plan_batches, spread_rows, to_host
+from t5x_instruct.decoding.prompts import Prompts, reader_of
 from t5x_instruct.decoding.sampling import (
     GREEDY,
     Sampling,
     choose_greedy,
     choose_random,
+    known_tokens_only,
     token_keys,
 )
 
 if TYPE_CHECKING:
     from t5x_instruct.models.api import Model
-
-#: A prompt is read in pieces of at most this many tokens, which bounds attention's [rows, heads, piece, length].
-PREFILL_PIECE = 256
 
 Progress = Callable[[int, int], None]
 
@@ -45,20 +45,21 @@ def generate(
 ) -> list[np.ndarray]:
     """Continues every prompt with the model's own tokens.
 
-    Prompts are sorted by length and padded on the left to a few bucket lengths; each (rows, bucket,
-    `max_new_tokens`) is compiled once for a model. A batch ends as soon as all its rows have. A drawn token depends
-    on (seed, example id, how many tokens came before it), not on what else is in the batch.
+    Prompts are sorted by length and padded to a few bucket lengths; each (rows, bucket, `max_new_tokens`) is
+    compiled once for a model. A batch ends as soon as all its rows have. A drawn token depends on (seed, example id,
+    how many tokens came before it), not on what else is in the batch.
 
     Args:
         model: the model (see `models/api.py`).
         params: its parameters; sharded parameters spread the rows over their mesh.
-        prompts: token ids of each prompt, int [length >= 1].
+        prompts: token ids of each prompt, int [length]; at least one, unless an encoder reads them.
         max_new_tokens: at most this many tokens are generated for each prompt.
         eos_id: a row ends with this token.
         pad_id: fills what is not there; any id will do, padding is marked by position.
-        sampling: greedy unless its temperature is above 0.
+        sampling: how tokens are chosen: greedily by default.
         seed: of the drawn tokens.
-        batch_size: rows that are decoded at once (up to 512 prompt tokens; longer prompts take fewer).
+        batch_size: rows that are decoded at once (up to 512 prompt tokens; longer prompts take fewer); with beams a
+            prompt takes `num_beams` of them.
         example_ids: names of the prompts for drawing tokens; their place in `prompts` by default.
         progress: called with (prompts done, all prompts) after each batch.
 
@@ -77,7 +78,8 @@ def generate(
     if len(example_ids) != len(prompts):
         raise ConfigError(f"{len(example_ids)} example_ids for {len(prompts)} prompts")
     prompts = [np.asarray(prompt, np.int32) for prompt in prompts]
-    _check_prompts(prompts, model.config.vocab_size)
+    reader = reader_of(model)
+    _check_prompts(prompts, model.config.vocab_size, may_be_empty=not reader.needs_token())
     how = _How(
         model=model,
         mesh=mesh_of(params),
@@ -85,13 +87,15 @@ def generate(
         greedy=sampling.temperature == 0.0,
         top_k=sampling.top_k,
         nucleus=sampling.top_p < 1.0,
+        num_beams=sampling.num_beams,
     )
-    numbers = np.asarray([sampling.temperature, sampling.top_p], np.float32)
+    numbers = np.asarray([sampling.temperature, sampling.top_p, sampling.length_penalty], np.float32)
+    most_rows = min(batch_size, max(batch_size // sampling.num_beams, 1))
     results: list[np.ndarray] = [np.zeros(0, np.int32)] * len(prompts)
     done = 0
-    for batch in plan_batches([len(prompt) for prompt in prompts], batch_size):
-        rows = _left_padded(batch, prompts, example_ids, pad_id)
-        rows = _Rows(*(spread_rows(how.mesh, array) for array in rows))
+    for batch in plan_batches([len(prompt) for prompt in prompts], most_rows):
+        rows = _Rows(reader.prompt_rows(batch, prompts, pad_id), *_names_and_dummies(batch, example_ids))
+        rows = jax.tree.map(partial(spread_rows, how.mesh), rows)
         ids = np.asarray([eos_id, pad_id], np.int32)
         tokens_BM = to_host(_decode(how, params, rows, ids, numbers, np.uint32(seed % 2**32)))
         for row, index in enumerate(batch.indices):
@@ -111,13 +115,13 @@ class _How(NamedTuple):
     greedy: bool
     top_k: int
     nucleus: bool
+    num_beams: int
 
 
 class _Rows(NamedTuple):
-    """The arrays of one batch: tokens and positions [B, T], and [B] example ids and "is a dummy"."""
+    """The arrays of one batch: prompts, and [B] example ids and "is a dummy"."""
 
-    tokens_BT: Any
-    positions_BT: Any
+    prompts: Prompts
     example_ids_B: Any
     dummy_B: Any
 
@@ -133,30 +137,23 @@ class _State(NamedTuple):
     cache: Any
 
 
-def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int) -> None:
+def _check_prompts(prompts: Sequence[np.ndarray], vocab_size: int, *, may_be_empty: bool) -> None:
     for index, prompt in enumerate(prompts):
-        if prompt.ndim != 1 or prompt.size == 0:
+        if prompt.ndim != 1 or (prompt.size == 0 and not may_be_empty):
             raise DataError(
                 f"prompt {index} has shape {prompt.shape}: a prompt is one row of at least one token "
                 "(for an empty text, the token that starts a sequence)"
             )
-        if prompt.min() < 0 or prompt.max() >= vocab_size:
-            bad = prompt[(prompt < 0) | (prompt >= vocab_size)][0]
-            raise DataError(f"prompt {index} holds token {bad}; the model knows 0 to {vocab_size - 1}")
+        bad = prompt[(prompt < 0) | (prompt >= vocab_size)]
+        if bad.size:
+            raise DataError(f"prompt {index} holds token {bad[0]}; the model knows 0 to {vocab_size - 1}")
 
 
-def _left_padded(batch: SequenceBatch, prompts: Sequence[np.ndarray], example_ids: Sequence[int], pad_id: int) -> _Rows:
-    """The batch's arrays; its dummy rows repeat its last prompt and count as ended."""
-    tokens_BT = np.full((batch.rows, batch.length), pad_id, np.int32)
-    positions_BT = np.full((batch.rows, batch.length), -1, np.int32)
+def _names_and_dummies(batch: SequenceBatch, example_ids: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """For each row its example id, uint32 [B], and whether it is a dummy, bool [B]."""
     ids_B = np.zeros(batch.rows, np.uint32)
-    for row in range(batch.rows):
-        index = batch.indices[min(row, len(batch.indices) - 1)]
-        prompt = prompts[index]
-        tokens_BT[row, batch.length - len(prompt) :] = prompt
-        positions_BT[row, batch.length - len(prompt) :] = np.arange(len(prompt))
-        ids_B[row] = example_ids[index] % 2**32
-    return _Rows(tokens_BT, positions_BT, ids_B, np.arange(batch.rows) >= len(batch.indices))
+    ids_B[: len(batch.indices)] = [example_ids[index] % 2**32 for index in batch.indices]
+    return ids_B, np.arange(batch.rows) >= len(batch.indices)
 
 
 def _until_eos(tokens_M: np.ndarray, eos_id: int) -> np.ndarray:
@@ -170,31 +167,45 @@ def _decode(
     params: Params,
     rows: _Rows,
     eos_and_pad: jax.Array,
-    temperature_and_top_p: jax.Array,
+    numbers: jax.Array,
     seed: jax.Array,
 ) -> jax.Array:
     """Prefill and decode of one batch; the cache lives and is updated in place within this one program.
 
+    Args:
+        how: static.
+        params: the model's parameters.
+        rows: the batch.
+        eos_and_pad: int32 [2].
+        numbers: float32 [3], temperature, top_p and length penalty.
+        seed: uint32 scalar.
+
     Returns:
         int32 [B, max_new_tokens]: the new tokens, `pad_id` after a row's end.
     """
+    temperature, top_p, length_penalty = numbers
     with on_mesh(how.mesh):
-        return _decode_rows(how, params, rows, eos_and_pad, temperature_and_top_p, seed)
+        if how.num_beams == 1:
+            return _one_by_one(how, params, rows, eos_and_pad, (temperature, top_p), seed)
+        eos_id, pad_id = eos_and_pad
+        settings = beam.BeamSettings(how.num_beams, how.max_new_tokens, eos_id, pad_id, length_penalty)
+        return beam.search(how.model, params, rows.prompts, rows.dummy_B, settings).tokens_BM
 
 
-def _decode_rows(
+def _one_by_one(
     how: _How,
     params: Params,
     rows: _Rows,
     eos_and_pad: jax.Array,
-    temperature_and_top_p: jax.Array,
+    temperature_and_top_p: tuple[jax.Array, jax.Array],
     seed: jax.Array,
 ) -> jax.Array:
+    """Greedy decoding and sampling."""
     model = how.model
     eos_id, pad_id = eos_and_pad
 
     def choose(hidden_BD: jax.Array, made: jax.Array | int, ended_B: jax.Array) -> jax.Array:
-        logits_BV = _known_tokens_only(model, params, hidden_BD)
+        logits_BV = known_tokens_only(model, params, hidden_BD[:, None])[:, 0]
         if how.greedy:
             chosen_B = choose_greedy(logits_BV)
         else:
@@ -219,45 +230,15 @@ def _decode_rows(
             cache=cache,
         )
 
-    batch_rows, prompt_length = rows.tokens_BT.shape
-    cache = model.init_cache(batch_rows, prompt_length + how.max_new_tokens)
-    hidden_BD, cache = _prefill(model, params, cache, rows)
-    first_B = choose(hidden_BD, 0, rows.dummy_B)
-    tokens_BM = jnp.full((batch_rows, how.max_new_tokens), pad_id, jnp.int32)
+    read = reader_of(model).read(model, params, rows.prompts, how.max_new_tokens)
+    first_B = choose(read.hidden_BD, 0, rows.dummy_B)
+    tokens_BM = jnp.full((first_B.shape[0], how.max_new_tokens), pad_id, jnp.int32)
     state = _State(
         made=jnp.int32(1),
         tokens_BM=tokens_BM.at[:, 0].set(first_B),
         last_B=first_B,
-        positions_B=rows.positions_BT[:, -1] + 1,
+        positions_B=read.positions_B,
         ended_B=rows.dummy_B | (first_B == eos_id),
-        cache=cache,
+        cache=read.cache,
     )
     return jax.lax.while_loop(unfinished, one_token, state).tokens_BM
-
-
-def _prefill(model: "Model", params: Params, cache: Any, rows: _Rows) -> tuple[jax.Array, Any]:
-    """Reads the prompts into the cache, in equal pieces; returns the last position's hidden [B, D]."""
-    batch_rows, length = rows.tokens_BT.shape
-    pieces = -(-length // PREFILL_PIECE)
-
-    def split(array_BT: jax.Array) -> jax.Array:
-        return array_BT.reshape(batch_rows, pieces, length // pieces).swapaxes(0, 1)
-
-    def read(cache: Any, piece: tuple[jax.Array, jax.Array]) -> tuple[Any, jax.Array]:
-        hidden_BTD, cache = model.step(params, cache, *piece)
-        return cache, hidden_BTD[:, -1]
-
-    if pieces == 1:
-        cache, hidden_BD = read(cache, (rows.tokens_BT, rows.positions_BT))
-        return hidden_BD, cache
-    cache, hidden_PBD = jax.lax.scan(read, cache, (split(rows.tokens_BT), split(rows.positions_BT)))
-    return hidden_PBD[-1], cache
-
-
-def _known_tokens_only(model: "Model", params: Params, hidden_BD: jax.Array) -> jax.Array:
-    """Logits [B, V] with -inf on the rows that only pad the vocabulary's matrix."""
-    logits_BV = model.logits(params, hidden_BD[:, None])[:, 0].astype(jnp.float32)
-    vocab_size = model.unembedding(params).vocab_size
-    if vocab_size is None or vocab_size >= logits_BV.shape[-1]:
-        return logits_BV
-    return jnp.where(jnp.arange(logits_BV.shape[-1]) < vocab_size, logits_BV, -jnp.inf)

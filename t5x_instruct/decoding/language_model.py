@@ -10,11 +10,13 @@ from jax.sharding import Mesh
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.types import Batch, Params
+from t5x_instruct.data.prompt_formats import default_prompt_format, encode_prompt, make_prompt_format
 from t5x_instruct.decoding.batches import mesh_of, on_mesh
 from t5x_instruct.decoding.generate import generate
+from t5x_instruct.decoding.prompts import reader_of
 from t5x_instruct.decoding.sampling import Sampling
 from t5x_instruct.decoding.scoring import score
-from t5x_instruct.templates.chat import ChatFormat, PlainFormat, PromptFormat
+from t5x_instruct.templates.chat import PromptFormat
 
 if TYPE_CHECKING:
     from t5x_instruct.data.vocabularies import Vocabulary
@@ -32,7 +34,8 @@ class LanguageModel:
     ```
 
     A prompt is first put into the form the model was trained on, its prompt format: for a chat model one user turn
-    of its chat template, for others the text itself. `raw=True` passes text to the model as it is.
+    of its chat template, for an encoder-decoder the text and the end token, for others the text itself. `raw=True`
+    passes text to the model as it is, and prompts that are token ids already (see `prompt_ids`) always are.
 
     Attributes:
         model: the model (see `models/api.py`).
@@ -54,7 +57,8 @@ class LanguageModel:
             model: the model.
             params: its parameters, on any devices.
             vocabulary: must fit the model: no id may be beyond the model's vocabulary.
-            prompt_format: by default the vocabulary's chat template if it has one, else the text as it is.
+            prompt_format: by default the vocabulary's chat template if it has one, else the text, with the end
+                token if an encoder reads it.
 
         Raises:
             ConfigError: the vocabulary has more ids than the model.
@@ -65,8 +69,7 @@ class LanguageModel:
                 "load the vocabulary that belongs to the model"
             )
         if prompt_format is None:
-            chat_template = vocabulary.chat_template
-            prompt_format = ChatFormat(chat_template) if chat_template else PlainFormat()
+            prompt_format = make_prompt_format(default_prompt_format(vocabulary, model.reads_inputs), vocabulary)
         self.model = model
         self.params = params
         self.vocabulary = vocabulary
@@ -74,12 +77,14 @@ class LanguageModel:
 
     def generate(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | np.ndarray],
         max_new_tokens: int = 128,
         temperature: float = 0.0,
         *,
         top_k: int = 0,
         top_p: float = 1.0,
+        num_beams: int = 1,
+        length_penalty: float = 0.6,
         seed: int = 0,
         batch_size: int = 32,
         raw: bool = False,
@@ -88,13 +93,17 @@ class LanguageModel:
         """Answers each prompt.
 
         Args:
-            prompts: instructions, any number of any length; they are batched by length.
+            prompts: instructions, any number of any length; they are batched by length. Token ids are int arrays.
             max_new_tokens: answers end here if the model has not ended them before.
             temperature: 0 for the most likely token each time (the same answer every time); around 0.7 for variety.
             top_k: with a temperature: draw from this many most likely tokens only; 0 means all.
             top_p: with a temperature: draw from the most likely tokens that together reach this probability.
+            num_beams: above 1, beam search: slower, and often better for long answers that have one right content,
+                such as translations and summaries (T5: 4). It draws nothing, so it takes no temperature.
+            length_penalty: with beams: more favours longer answers, 0 favours none (see `Sampling`).
             seed: another seed draws other answers; the same seed the same ones.
-            batch_size: prompts answered at once: more is faster until memory ends.
+            batch_size: rows that are decoded at once, a row for each prompt or each of its beams: more is faster
+                until memory ends.
             raw: pass the prompts to the model as they are, without the prompt format.
             progress: called with (answers done, all) from time to time.
 
@@ -102,17 +111,17 @@ class LanguageModel:
             The answers, without the end token, in the order of `prompts`.
 
         Raises:
-            ConfigError: `prompts` is a single string, or a number is out of its range.
+            ConfigError: `prompts` is a single string, or a number is out of its range or does not go with another.
         """
         _refuse_string("prompts", prompts)
         answers = generate(
             self.model,
             self.params,
-            [self._prompt_ids(prompt, raw) for prompt in prompts],
+            [self.prompt_ids(prompt, raw=raw) for prompt in prompts],
             max_new_tokens=max_new_tokens,
             eos_id=self.vocabulary.eos_id,
             pad_id=self.vocabulary.pad_id,
-            sampling=Sampling(temperature, top_k, top_p),
+            sampling=Sampling(temperature, top_k, top_p, num_beams, length_penalty),
             seed=seed,
             batch_size=batch_size,
             progress=progress,
@@ -121,7 +130,7 @@ class LanguageModel:
 
     def score(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[str | np.ndarray],
         responses: Sequence[str],
         *,
         batch_size: int = 32,
@@ -132,7 +141,7 @@ class LanguageModel:
         """Log-likelihood of each response given its prompt.
 
         Args:
-            prompts: instructions.
+            prompts: instructions, or their token ids.
             responses: one response for each prompt.
             batch_size: pairs scored at once.
             raw: take the prompts as they are, without the prompt format.
@@ -150,7 +159,7 @@ class LanguageModel:
         if len(prompts) != len(responses):
             raise ConfigError(f"{len(prompts)} prompts but {len(responses)} responses")
         pairs = [
-            (self._prompt_ids(prompt, raw), self.response_ids(response, ends=ends))
+            (self.prompt_ids(prompt, raw=raw), self.response_ids(response, ends=ends))
             for prompt, response in zip(prompts, responses, strict=True)
         ]
         scores = score(
@@ -166,12 +175,25 @@ class LanguageModel:
     def logits(self, batch: Batch) -> jax.Array:
         """Logits of a batch as it is trained on.
 
+        For example, what an encoder-decoder predicts for the first token of an answer:
+
+        ```
+        lm.logits({
+            "encoder_input_tokens": lm.prompt_ids("What is the capital of Peru?")[None],
+            "decoder_input_tokens": np.asarray([[lm.model.config.decoder_start_id]]),
+        })
+        ```
+
         Args:
-            batch: int32 [B, T] `decoder_input_tokens` and, if rows are padded or packed, `decoder_segment_ids` and
-                `decoder_positions` (see `common/types.py`).
+            batch: int32 arrays under their training keys (see `common/types.py`): `decoder_input_tokens` [B, T] and,
+                for an encoder-decoder, `encoder_input_tokens` [B, S], where the decoder's begin with the model's
+                `decoder_start_id`. If rows are padded or packed, also `*_segment_ids` and `*_positions` of each side.
+                For a prefix-LM `decoder_causal_attention` [B, T], 1 where a slot holds inputs; without it, every
+                token sees only those before it.
 
         Returns:
-            float32 [B, T, V]; for large T x V prefer `score`, which never holds all of them.
+            float32 [B, T, rows of the head]: of each token that may follow a slot's; -1e30 for ids beyond the
+            vocabulary. For large T x V prefer `score`, which never holds all of them.
         """
         return _logits(self.model, mesh_of(self.params), self.params, dict(batch))
 
@@ -208,14 +230,26 @@ class LanguageModel:
         prompt = template.render(list(messages), add_generation_prompt=True)
         return self.generate([prompt], max_new_tokens, temperature, top_k=top_k, top_p=top_p, seed=seed, raw=True)[0]
 
+    def prompt_ids(self, prompt: str | np.ndarray, *, raw: bool = False) -> np.ndarray:
+        """Token ids that the model is given for a prompt, int32 [length].
+
+        Args:
+            prompt: an instruction; token ids are taken as they are.
+            raw: take the text as it is, without the prompt format.
+        """
+        ids: np.ndarray | Sequence[int]
+        if not isinstance(prompt, str):
+            ids = prompt
+        elif raw:
+            ids = self.vocabulary.encode(prompt)
+        else:
+            ids = encode_prompt(self.vocabulary, self.prompt_format, prompt)
+        return reader_of(self.model).prompt(ids, self.vocabulary.start_id)
+
     def response_ids(self, response: str, *, ends: bool = True) -> np.ndarray:
         """Token ids of a response, int32 [length], with the end token if it `ends`."""
         ids = self.vocabulary.encode(response) + ([self.vocabulary.eos_id] if ends else [])
         return np.asarray(ids, np.int32)
-
-    def _prompt_ids(self, prompt: str, raw: bool) -> np.ndarray:
-        text = prompt if raw else self.prompt_format.prompt(prompt)
-        return np.asarray(self.vocabulary.encode(text) or [self.vocabulary.start_id], np.int32)
 
 
 @partial(jax.jit, static_argnames=("model", "mesh"))
@@ -224,6 +258,6 @@ def _logits(model: "Model", mesh: Mesh | None, params: Params, batch: dict[str, 
         return model.logits(params, model.hidden(params, batch))
 
 
-def _refuse_string(name: str, value: Sequence[str]) -> None:
+def _refuse_string(name: str, value: Sequence[str | np.ndarray]) -> None:
     if isinstance(value, str):
         raise ConfigError(f"{name} is one string; give a list, e.g. [{value[:40]!r}]")

@@ -1,11 +1,16 @@
-"""How the next token is chosen from the logits: greedily, or drawn reproducibly."""
+"""How tokens are chosen from the logits: greedily, drawn reproducibly, or by beam search."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.types import Params
+
+if TYPE_CHECKING:
+    from t5x_instruct.models.api import Model
 
 
 @dataclass(frozen=True)
@@ -17,18 +22,25 @@ class Sampling:
         top_k: draw from the `top_k` most likely tokens only; 0 means all of them.
         top_p: draw from the smallest set of most likely tokens whose probability reaches `top_p`, after
             temperature and `top_k`; 1 means all of them.
+        num_beams: above 1, the answer is the best that this many beams find (see `beam.search`); 1 chooses token by
+            token.
+        length_penalty: with beams: an answer of n tokens scores its log-probability over
+            ``((5 + n) / 6) ** length_penalty``. 0 compares plain log-probabilities; more favours longer answers.
 
     Raises:
-        ConfigError: a value is out of its range; all of them are named.
+        ConfigError: a value is out of its range, or beams with a temperature; all problems are named.
 
     Source:
         top_k: Fan et al. 2018, arXiv:1805.04833, section 5.2. top_p: Holtzman et al. 2020, arXiv:1904.09751,
-        equations 2 and 3.
+        equations 2 and 3. length_penalty: Wu et al. 2016, arXiv:1609.08144, equation 14; 0.6 (with 4 beams) is
+        T5's: Raffel et al. 2020, arXiv:1910.10683, section 3.7.
     """
 
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0
+    num_beams: int = 1
+    length_penalty: float = 0.6
 
     def __post_init__(self) -> None:
         problems = []
@@ -38,11 +50,29 @@ class Sampling:
             problems.append(f"top_k {self.top_k} must be 0 (all tokens) or positive")
         if not 0.0 < self.top_p <= 1.0:
             problems.append(f"top_p {self.top_p} must be above 0 and at most 1 (all tokens)")
+        if self.num_beams < 1:
+            problems.append(f"num_beams {self.num_beams} must be at least 1 (no beam search)")
+        if not 0.0 <= self.length_penalty < float("inf"):
+            problems.append(f"length_penalty {self.length_penalty} must be 0 (none) or a positive number")
+        if self.num_beams > 1 and self.temperature > 0.0:
+            problems.append(
+                f"num_beams {self.num_beams} with temperature {self.temperature}: beam search draws nothing; "
+                "set temperature to 0, or num_beams to 1"
+            )
         if problems:
             raise ConfigError(problems)
 
 
 GREEDY = Sampling()
+
+
+def known_tokens_only(model: "Model", params: Params, hidden_BTD: jax.Array) -> jax.Array:
+    """float32 logits [batch, length, vocab] with -inf on the rows that only pad the vocabulary's matrix."""
+    logits_BTV = model.logits(params, hidden_BTD).astype(jnp.float32)
+    vocab_size = model.unembedding(params).vocab_size
+    if vocab_size is None or vocab_size >= logits_BTV.shape[-1]:
+        return logits_BTV
+    return jnp.where(jnp.arange(logits_BTV.shape[-1]) < vocab_size, logits_BTV, -jnp.inf)
 
 
 def token_keys(seed: jax.Array, example_ids_B: jax.Array, step: jax.Array | int) -> jax.Array:

@@ -8,7 +8,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.decoding import Sampling, generate
-from t5x_instruct.decoding.generate import PREFILL_PIECE, _decode
+from t5x_instruct.decoding.generate import _decode
+from t5x_instruct.decoding.prompts import PREFILL_PIECE
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 
 EOS, PAD = 7, 0
@@ -100,7 +101,7 @@ def test_the_loop_stops_when_all_rows_have_ended(counter: Any) -> None:
     steps = []
 
     class Watched(type(counter[0])):  # type: ignore[misc]
-        def step(self, params: Any, cache: Any, tokens: Any, positions: Any) -> Any:
+        def step(self, params: Any, cache: Any, tokens: Any, positions: Any, *, prefix: bool = False) -> Any:
             jax.debug.callback(lambda _: steps.append(tokens.shape[1]), cache["index"])
             return super().step(params, cache, tokens, positions)
 

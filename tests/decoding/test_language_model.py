@@ -6,7 +6,8 @@ import pytest
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.data.vocabularies import ByteVocabulary
-from t5x_instruct.decoding import LanguageModel
+from t5x_instruct.decoding import LanguageModel, Sampling, generate
+from t5x_instruct.models.t5 import T5Config, T5Model
 from t5x_instruct.templates.chat import ChatFormat, ChatTemplate
 from tests.decoding.alphabet import alphabet_model
 from tests.decoding.tiny_models import TinyAttention
@@ -27,6 +28,29 @@ class ChattyBytes(ByteVocabulary):
 def attention_lm() -> LanguageModel:
     model = TinyAttention(VOCABULARY.vocab_size, VOCABULARY.vocab_size)
     return LanguageModel(model, model.init(jax.random.key(1)), VOCABULARY)
+
+
+@pytest.fixture(scope="module")
+def encoder_lm() -> LanguageModel:
+    model = T5Model(
+        T5Config(
+            vocab_size=VOCABULARY.vocab_size,
+            emb_dim=8,
+            num_encoder_layers=1,
+            num_decoder_layers=1,
+            num_heads=2,
+            head_dim=4,
+            mlp_dim=8,
+            activation="relu",
+            gated_mlp=False,
+            relative_buckets=4,
+            relative_max_distance=8,
+            norm_epsilon=1e-6,
+            tie_embeddings=False,
+            scale_decoder_outputs=False,
+        )
+    )
+    return LanguageModel(model, jax.jit(model.init)(jax.random.key(1)), VOCABULARY)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +106,47 @@ def test_logits_agree_with_scores(attention_lm: LanguageModel) -> None:
     expected = sum(log_probs[i - 1, tokens[0, i]] for i in range(2, 6))
     scored = attention_lm.score(["ab"], ["cdef"], ends=False)[0]
     assert scored == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_an_encoder_reads_the_end_token_behind_a_prompt(encoder_lm: LanguageModel) -> None:
+    text = VOCABULARY.encode("ab")
+    assert encoder_lm.prompt_ids("ab").tolist() == [*text, VOCABULARY.eos_id]
+    assert encoder_lm.prompt_ids("").tolist() == [VOCABULARY.eos_id]
+    assert encoder_lm.prompt_ids("ab", raw=True).tolist() == encoder_lm.prompt_ids(np.asarray(text)).tolist() == text
+    assert encoder_lm.prompt_ids("", raw=True).tolist() == []
+    prompts = ["ab", "the second, which is longer", ""]
+    answers = encoder_lm.generate(prompts, max_new_tokens=6)
+    assert encoder_lm.generate([encoder_lm.prompt_ids(prompt) for prompt in prompts], max_new_tokens=6) == answers
+    assert encoder_lm.generate(prompts, max_new_tokens=6, raw=True) != answers
+
+
+def test_logits_of_an_encoder_decoder_agree_with_scores(encoder_lm: LanguageModel) -> None:
+    answer = encoder_lm.response_ids("yes")
+    batch = {
+        "encoder_input_tokens": encoder_lm.prompt_ids("Well?")[None],
+        "decoder_input_tokens": np.asarray([[encoder_lm.model.config.decoder_start_id, *answer[:-1]]]),
+    }
+    log_probs = jax.nn.log_softmax(encoder_lm.logits(batch))[0]
+    expected = float(log_probs[np.arange(len(answer)), answer].sum())
+    assert encoder_lm.score(["Well?"], ["yes"])[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_beams_are_those_of_generate(attention_lm: LanguageModel) -> None:
+    prompts = ["one", "two", "three", "four"]
+    ids = [attention_lm.prompt_ids(prompt) for prompt in prompts]
+    model, params = attention_lm.model, attention_lm.params
+    # Less sure than the random model, and with an end token that now and then is likely: there is more to find.
+    params = {**params, "head": (params["head"] / 6).at[:, VOCABULARY.eos_id].multiply(8.0)}
+    lm = LanguageModel(model, params, VOCABULARY)
+    answers = []
+    for penalty in (0.0, 5.0):
+        way = Sampling(num_beams=6, length_penalty=penalty)
+        found = generate(model, params, ids, max_new_tokens=8, eos_id=1, pad_id=0, sampling=way)
+        answers.append([VOCABULARY.decode(answer.tolist()) for answer in found])
+        assert lm.generate(prompts, 8, num_beams=6, length_penalty=penalty) == answers[-1]
+    assert answers[0] != answers[1] != lm.generate(prompts, 8)
+    with pytest.raises(ConfigError, match="num_beams 2 with temperature 0.7"):
+        lm.generate(prompts, 8, 0.7, num_beams=2)
 
 
 def test_drawn_answers_repeat_with_the_seed(attention_lm: LanguageModel) -> None:

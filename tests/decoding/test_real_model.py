@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from t5x_instruct.decoding import Sampling, generate, score, score_options
-from t5x_instruct.decoding.generate import PREFILL_PIECE
+from t5x_instruct.decoding.prompts import PREFILL_PIECE
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.presets import make_model
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh

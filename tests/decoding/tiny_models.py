@@ -19,6 +19,7 @@ class TinyAttention:
 
     vocab_size: int = 23
     rows: int = 29
+    reads_inputs = "causal"
 
     @property
     def config(self) -> Any:
@@ -59,7 +60,7 @@ class TinyAttention:
         valid = jnp.zeros((batch_size, max_length), bool)
         return {"index": jnp.int32(0), "k": empty, "v": empty, "valid": valid}
 
-    def step(self, params: Any, cache: Any, tokens: jax.Array, positions: jax.Array) -> Any:
+    def step(self, params: Any, cache: Any, tokens: jax.Array, positions: jax.Array, *, prefix: bool = False) -> Any:
         x = self._embed(params, tokens, positions)
         index, new = cache["index"], tokens.shape[1]
         k = jax.lax.dynamic_update_slice(cache["k"], x @ params["k"], (0, index, 0))
@@ -92,5 +93,5 @@ class Counter(TinyAttention):
     def init_cache(self, batch_size: int, max_length: int, encoded: Any = None, params: Any = None) -> Any:
         return {"index": jnp.int32(0)}
 
-    def step(self, params: Any, cache: Any, tokens: jax.Array, positions: jax.Array) -> Any:
+    def step(self, params: Any, cache: Any, tokens: jax.Array, positions: jax.Array, *, prefix: bool = False) -> Any:
         return jax.nn.one_hot(tokens, self.rows), {"index": cache["index"] + tokens.shape[1]}
