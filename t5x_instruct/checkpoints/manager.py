@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import jax
 import orbax.checkpoint as ocp
@@ -21,11 +21,25 @@ from t5x_instruct.checkpoints.leaves import LeafSpec
 from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import CheckpointError, unknown
 
-_STATE, _RUN = "state", "run"
+_STATE, _RUN, _RUN_FILE = "state", "run", "metadata"
 _TEMPORARY_MARK = ".orbax-checkpoint-tmp"
 _FULL_DISK_SIGNS = ("ENOSPC", "No space left", "EFBIG", "File too large", "EDQUOT", "Disk quota")
 
 log = logging.getLogger(__name__)
+
+
+class BestStep(NamedTuple):
+    """The best of a run's complete steps.
+
+    Attributes:
+        step: its number.
+        metric: by what it is the best.
+        value: of the metric.
+    """
+
+    step: int
+    metric: str
+    value: float
 
 
 class Checkpoints:
@@ -93,6 +107,7 @@ class Checkpoints:
         run = {
             "data_state": _as_json("data_state", data_state),
             "metrics": _as_json("metrics", metrics),
+            "keep_best": self._keep_best,
             "tree": {name: leaves.spec_of(leaf) for name, leaf in named.items()},
         }
         arguments = ocp.args.Composite(
@@ -152,6 +167,21 @@ class Checkpoints:
     def steps(self) -> list[int]:
         """All complete steps, oldest first."""
         return hosts.broadcast_from_host0(sorted(self._complete_steps()))
+
+    def best(self) -> BestStep | None:
+        """The step that is kept as the best one, by the metric that the newest step was saved with.
+
+        Returns:
+            None where the run keeps no best step, or no step has the metric.
+        """
+        found: BestStep | None = None
+        if hosts.process_index() == 0:
+            complete = list(self._complete_steps())
+            keep_best = self._read_run(complete[0]).get("keep_best") if complete else None
+            if keep_best is not None:
+                found = _best(complete, keep_best, lambda step: self._read_run(step)["metrics"])
+        told = hosts.broadcast_from_host0(found)
+        return None if told is None else BestStep(*told)
 
     def saved_tree(self, step: int) -> dict[str, LeafSpec]:
         """Names, shapes and types of what a step holds, e.g. `{"params/decoder/...": LeafSpec((8, 4), "float32")}`.
@@ -241,7 +271,8 @@ class Checkpoints:
         complete = [newest, *(step for step in self._complete_steps() if step != newest)]
         keep = set(complete[: self._keep_last])
         if self._keep_best is not None:
-            keep |= _best(complete, self._keep_best, lambda step: self._read_run(step)["metrics"])
+            best = _best(complete, self._keep_best, lambda step: self._read_run(step)["metrics"])
+            keep |= set() if best is None else {best.step}
         for step in self._step_folders():
             if step not in keep and step < newest:
                 _remove(self._step_folder(step))
@@ -289,9 +320,9 @@ class Checkpoints:
 
     def _read_run(self, step: int) -> dict[str, Any]:
         checksums.read_checksums(self._step_folder(step))
+        # Not by Orbax's own reader, which waits for all hosts: host 0 alone looks for the best step, in the background.
         with self._explaining_read(step):
-            arguments = ocp.args.Composite(**{_RUN: ocp.args.JsonRestore()})
-            return self._checkpointer.restore(self._step_folder(step), args=arguments)[_RUN]
+            return json.loads((self._step_folder(step) / _RUN / _RUN_FILE).read_text())
 
     def _read_arrays(self, step: int, named: Mapping[str, Any]) -> dict[str, Any]:
         restore_args = leaves.restore_arguments(named)
@@ -319,24 +350,26 @@ class Checkpoints:
 def _make_checkpointer() -> ocp.AsyncCheckpointer:
     _silence_orbax()
     handler = ocp.CompositeCheckpointHandler(
-        **{_STATE: ocp.PyTreeCheckpointHandler(), _RUN: ocp.JsonCheckpointHandler()}
+        **{_STATE: ocp.PyTreeCheckpointHandler(), _RUN: ocp.JsonCheckpointHandler(filename=_RUN_FILE)}
     )
     # Folders made in the caller's thread: a folder that cannot be made fails there, at once.
     return ocp.AsyncCheckpointer(handler, async_options=AsyncOptions(create_directories_asynchronously=False))
 
 
-def _best(steps: list[int], keep_best: tuple[str, str], metrics_of: Callable[[int], Mapping[str, float]]) -> set[int]:
-    """The step with the best finite value, the newest of equals (`steps` is newest first); empty if none has one."""
+def _best(
+    steps: list[int], keep_best: Sequence[str], metrics_of: Callable[[int], Mapping[str, float]]
+) -> BestStep | None:
+    """The step with the best value that is a number, the newest of equals (`steps` is newest first), if any has one."""
     name, mode = keep_best
-    best: tuple[float, int] | None = None
+    best: tuple[float, int, float] | None = None
     for step in steps:
         value = metrics_of(step).get(name)
         if value is None or value != value:
             continue
         score = value if mode == "max" else -value
         if best is None or score > best[0]:
-            best = (score, step)
-    return set() if best is None else {best[1]}
+            best = (score, step, value)
+    return None if best is None else BestStep(best[1], name, best[2])
 
 
 def _is_step(name: str) -> bool:

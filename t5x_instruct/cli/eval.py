@@ -1,4 +1,4 @@
-"""`t5x-instruct eval`: scores a model on a mixture's validation examples, zero-shot."""
+"""`t5x-instruct eval`: scores a model on a mixture's validation examples, zero-shot or with exemplars."""
 
 import argparse
 from typing import Any
@@ -7,6 +7,11 @@ from t5x_instruct.cli.gin_arguments import add_gin_arguments
 from t5x_instruct.cli.output import add_json_argument, print_json, print_table
 
 COLUMNS = ["task", "cluster", "examples", "metric", "score", "rank", "rank normalized", "rank by chance"]
+SHOTS_COLUMNS = ["shots", "dropped"]
+TEMPLATES_COLUMNS = ["templates", "best template", "best", "best rank"]
+ABOUT_BEST = (
+    "figures are means over templates; the best is chosen on one half of the examples, its figure is the other's"
+)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,18 +34,52 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result.to_json())
         return 0
-    rows = [_row(task.task, task.cluster, task.num_examples, task.primary, task.score, task) for task in result.tasks]
-    for cluster, means in [*result.clusters.items(), ("all", result.overall)]:
-        rows.append(_row("mean", cluster, means.num_examples, None, means.score, means))
-    print_table(COLUMNS, rows, as_json=False)
+    _print_figures(result)
     for problem in result.problems:
         print(f"note: {problem}")
     return 0
+
+
+def _print_figures(result: Any) -> None:
+    """A line for each task, then the means; columns of exemplars and templates only where they are used."""
+    from t5x_instruct.evaluation.results import manner
+
+    rows = [
+        _row(task.task, task.cluster, task.num_examples, task.primary, task.score, task)
+        | dict(zip(SHOTS_COLUMNS, [round(task.shots, 1), task.exemplars_dropped], strict=True))
+        | dict(zip(TEMPLATES_COLUMNS, _template_figures(task), strict=True))
+        for task in result.tasks
+    ]
+    for cluster, means in [*result.clusters.items(), ("all", result.overall)]:
+        best = [None, None, _rounded(means.best), _rounded(means.best_rank)]
+        rows.append(
+            _row("mean", cluster, means.num_examples, None, means.score, means)
+            | dict.fromkeys(SHOTS_COLUMNS)
+            | dict(zip(TEMPLATES_COLUMNS, best, strict=True))
+        )
+    columns = COLUMNS + (SHOTS_COLUMNS if result.shots else [])
+    columns += TEMPLATES_COLUMNS if result.templates == "each" else []
+    print_table(columns, rows, as_json=False)
+    print(f"asked {manner(result.shots, result.templates)}" + (f"; {ABOUT_BEST}" if result.templates == "each" else ""))
 
 
 def _row(
     name: str, cluster: str, num_examples: int, metric: str | None, score: float | None, figures: Any
 ) -> dict[str, Any]:
     values = [score, figures.rank_accuracy, figures.rank_accuracy_normalized, figures.rank_chance]
-    rounded = [None if value is None else round(value, 1) for value in values]
-    return dict(zip(COLUMNS, [name, cluster, num_examples, metric, *rounded], strict=True))
+    return dict(zip(COLUMNS, [name, cluster, num_examples, metric, *map(_rounded, values)], strict=True))
+
+
+def _template_figures(task: Any) -> list[Any]:
+    """The cells of `TEMPLATES_COLUMNS`; templates are counted from 1."""
+    best, best_rank = task.best, task.best_rank
+    return [
+        len(task.templates),
+        None if best is None else best.template + 1,
+        None if best is None else _rounded(best.score),
+        None if best_rank is None else _rounded(best_rank.score),
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 1)

@@ -2,8 +2,11 @@
 
 import argparse
 import sys
+from typing import Any
 
+from t5x_instruct.cli.data_arguments import add_module_arguments, module_options, modules_of
 from t5x_instruct.cli.gin_arguments import add_gin_arguments
+from t5x_instruct.common.errors import ConfigError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +20,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--output", metavar="FILE", help="write the input's records with 'response', as JSONL")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")
+    parser.add_argument("--top_k", type=int, default=0, help="draw from so many likeliest tokens only (0: all)")
+    parser.add_argument(
+        "--top_p", type=float, default=1.0, help="draw from the likeliest tokens that reach this probability (1: all)"
+    )
+    parser.add_argument("--num_beams", type=int, default=1, help="above 1: beam search, with temperature 0")
+    parser.add_argument(
+        "--length_penalty", type=float, default=0.6, help="with beams: more favours longer answers (default: 0.6)"
+    )
+    parser.add_argument("--shots", type=int, default=0, metavar="K", help="put K exemplars of --exemplars in front")
+    parser.add_argument("--exemplars", metavar="TASK", help="task whose training examples are the exemplars")
+    parser.add_argument(
+        "--inputs_length",
+        type=int,
+        default=1024,
+        metavar="N",
+        help="with --shots: most tokens of a prompt; exemplars that do not fit are left out (default: 1024)",
+    )
+    parser.add_argument(
+        "--prepared_dir", metavar="DIR", help="folder of prepared exemplars (default: the cache folder)"
+    )
+    add_module_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,7 +50,11 @@ def run(args: argparse.Namespace) -> int:
     config = resolve(["runs/infer.gin", *args.gin_file], args.gin_overrides, verb="infer")
     from t5x_instruct.runs.infer import Inference, Request, read_requests, write_answers
 
-    inference: Inference = config.instantiate("Inference", temperature=args.temperature)
+    chosen = ("temperature", "top_k", "top_p", "num_beams", "length_penalty", "shots")
+    arguments = {name: getattr(args, name) for name in chosen}
+    if args.exemplars is not None:
+        arguments["exemplars"] = _exemplars(args, seed=config.instantiate("SEED"))
+    inference: Inference = config.instantiate("Inference", **arguments)
     if args.prompt or args.input:
         requests: list[Request] = [{"prompt": prompt} for prompt in args.prompt]
         if args.input:
@@ -42,3 +70,21 @@ def run(args: argparse.Namespace) -> int:
             return 0
         if line.strip():
             print(inference.answer([{"prompt": line.rstrip("\n")}])[0], flush=True)
+
+
+def _exemplars(args: argparse.Namespace, seed: int) -> Any:
+    """Where exemplars come from: a task, of which nothing but its training examples is read."""
+    from t5x_instruct.runs.settings import DataSettings
+
+    if args.inputs_length < 1:
+        raise ConfigError(f"--inputs_length {args.inputs_length}: must be at least 1")
+    return DataSettings(
+        mixture_or_task_name=args.exemplars,
+        mixture_or_task_module=modules_of(args),
+        module_options=module_options(args),
+        task_feature_lengths={"inputs": args.inputs_length, "targets": 1},
+        batch_size=1,
+        splits=(),
+        seed=seed,
+        prepared_dir=args.prepared_dir,
+    )

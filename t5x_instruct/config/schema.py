@@ -21,6 +21,7 @@ CONFIGURABLES: dict[str, str] = {
     "DataSettings": "t5x_instruct.runs.settings:DataSettings",
     "EvaluationSettings": "t5x_instruct.runs.settings:EvaluationSettings",
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
+    "T5Config": "t5x_instruct.models.t5:T5Config",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
     "adamw": "t5x_instruct.training.optimizers:adamw",
     "adafactor": "t5x_instruct.training.adafactor:adafactor",
@@ -87,7 +88,7 @@ MACROS: dict[str, Macro] = {
         dict[str, int], "longest inputs and targets [tokens]", _by("train", "eval", default=REQUIRED), minimum=1
     ),
     "HOLD_OUT": Macro(
-        _NAMES, "clusters or tasks kept out of training", _by("train", "eval", default=()), repeatable=True
+        _NAMES, "clusters, tasks or mixtures kept out of training", _by("train", "eval", default=()), repeatable=True
     ),
     "PREPARED_DIR": Macro(
         str | None, "folder of prepared data (None: the cache folder)", _by("train", "eval", default=None)
@@ -107,6 +108,12 @@ MACROS: dict[str, Macro] = {
     "BATCH_SIZE": Macro(int, "rows of a global batch", _by("train", "eval", default=128), minimum=1),
     "EVAL_PERIOD": Macro(int, "steps between evaluations", {"train": 1000}, minimum=1),
     "CHECKPOINT_PERIOD": Macro(int, "steps between checkpoints", {"train": 1000}, minimum=1),
+    "KEEP_BEST": Macro(
+        str | None,
+        "metric whose best checkpoint is kept as well: 'validation/loss', 'validation/accuracy', "
+        "'validation/task_accuracy/TASK', ... (None: none)",
+        {"train": None},
+    ),
     "LEARNING_RATE": Macro(float, "peak learning rate", {"train": REQUIRED}, minimum=0),
     "WARMUP_STEPS": Macro(int, "steps of linear warm-up", {"train": 0}, minimum=0),
     "DROPOUT_RATE": Macro(
@@ -119,6 +126,14 @@ MACROS: dict[str, Macro] = {
     ),
     # Evaluation.
     "EVAL_EXAMPLES": Macro(int | None, "examples of each task (None: all)", {"train": 200, "eval": None}, minimum=1),
+    "SHOTS": Macro(
+        int, "answered training examples of its task before each question", _by("train", "eval", default=0), minimum=0
+    ),
+    "EVAL_TEMPLATES": Macro(
+        Literal["drawn", "each"],
+        "one template for each example, or each (mean and best over templates)",
+        _by("train", "eval", default="drawn"),
+    ),
     "MAX_NEW_TOKENS": Macro(int, "longest answer [tokens]", _by("train", "eval", "infer", default=128), minimum=1),
     # The hardware.
     "MESH": Macro(dict[str, int], "devices on each mesh axis, e.g. {'model': 4}; the rest is 'fsdp'", {"train": {}}),

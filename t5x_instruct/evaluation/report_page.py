@@ -7,9 +7,11 @@ from typing import Any
 
 from t5x_instruct.evaluation.charts import Series, bars, line_chart, short_number, smoothed
 from t5x_instruct.evaluation.metrics import normalize
+from t5x_instruct.evaluation.results import manner
 
 Figures = Mapping[str, Any] | None
 
+_RANKED = ("rank_accuracy", "rank_accuracy_normalized", "best_rank")
 EXAMPLES_PER_TASK = 2
 EXAMPLES_SHOWN = 40
 _LONGEST_TEXT = 1500
@@ -35,7 +37,7 @@ def render_page(report: Mapping[str, Any], records: Sequence[Mapping[str, Any]])
             "<main>",
             _problems(report["problems"]),
             _held_out(report["held_out"]),
-            _training(records),
+            _training(records, report["train"]),
             _examples(report["examples"]),
             _run(report),
             "</main>",
@@ -67,6 +69,7 @@ def _header(report: Mapping[str, Any]) -> str:
         ("Target tokens a second", _optional(train["target_tokens_per_second"], short_number)),
         ("Training loss", _change(train["first_loss"], train["last_loss"])),
         ("Validation loss", _change(train["first_validation_loss"], train["last_validation_loss"])),
+        ("Best checkpoint", _best_checkpoint(report["best_checkpoint"])),
     ]
     shown = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in facts if value)
     before, after = held_out["before"], held_out["after"]
@@ -102,6 +105,10 @@ def _hero(what: str, key: str, before: Figures, after: Figures) -> str:
     )
 
 
+def _best_checkpoint(best: Figures) -> str:
+    return "" if best is None else f"step {best['step']:,} <small>{_name(best['metric'])} {best['value']:.4g}</small>"
+
+
 def _problems(problems: Sequence[str]) -> str:
     if not problems:
         return ""
@@ -116,22 +123,47 @@ def _held_out(held_out: Mapping[str, Any]) -> str:
     clusters = held_out["clusters"]
     if not clusters:
         return ""
-    own = _table(
-        "Own metric of each task",
-        "Greedy answers, zero-shot. A cluster is the mean over its tasks.",
-        clusters,
-        "score",
-    )
-    ranked = _table(
-        "Choosing among the given options",
-        "How often the right option has the highest likelihood (sum over its tokens).",
-        clusters,
-        "rank_accuracy",
-    )
+    how = manner(held_out["shots"], held_out["templates"])
+    each = "Every figure is the mean over the task's templates. " if held_out["templates"] == "each" else ""
+    chosen = "The best template, chosen on one half of the examples; its figure is that of the other half."
+    tables = [
+        _table(title, note, clusters, key)
+        for title, note, key in (
+            ("Own metric of each task", f"Greedy answers, {how}. {each}A cluster is the mean over its tasks.", "score"),
+            ("Own metric with each task's best template", chosen, "best"),
+            (
+                "Choosing among the given options",
+                f"How often the right option has the highest likelihood (sum over its tokens), {how}.",
+                "rank_accuracy",
+            ),
+            (
+                "The same by the likelihood of a token",
+                "How often the right option has the highest mean over its tokens, which does not favour short ones.",
+                "rank_accuracy_normalized",
+            ),
+            ("Choosing among the given options with each task's best template", chosen, "best_rank"),
+        )
+    ]
+    mark = _MARK if tables[2] else ""
     return (
         '<section aria-labelledby="held_out"><h2 id="held_out">Held-out clusters</h2>'
         '<p class="about">No task of these clusters was trained on. All figures go from 0 to 100.</p>'
-        f"{_LEGEND.format(mark=_MARK if ranked else '')}{own}{ranked}</section>"
+        f"{_exemplars(held_out)}{_LEGEND.format(mark=mark)}{''.join(tables)}</section>"
+    )
+
+
+def _exemplars(held_out: Mapping[str, Any]) -> str:
+    """How many exemplars the questions had, if any were asked for."""
+    tasks = [task for cluster in held_out["clusters"] for task in cluster["tasks"]]
+    known = [task["after"] if task["after"] is not None else task["before"] for task in tasks]
+    asked = [figures for figures, task in zip(known, tasks, strict=True) if task["num_examples"]]
+    if not held_out["shots"] or not asked:
+        return ""
+    mean = sum(figures["shots"] for figures in asked) / len(asked)
+    dropped = sum(figures["exemplars_dropped"] for figures in asked)
+    return (
+        f'<p class="about">Before each question stand {held_out["shots"]} answered training examples of its task, as '
+        f"far as they fit: {mean:.1f} in the mean over tasks, {dropped:,} did not fit.</p>"
     )
 
 
@@ -145,8 +177,7 @@ def _table(caption: str, note: str, clusters: Sequence[Mapping[str, Any]], key: 
             rows.append(_row("cluster", _name(cluster["cluster"]), cluster, key))
         for task in tasks:
             style = "cluster last" if single else "task last" if task is tasks[-1] else "task"
-            about = f"{task['metric']}, " if key == "score" else ""
-            name = f"{_name(task['task'])} <small>{escape(about)}{task['num_examples']:,} examples</small>"
+            name = f"{_name(task['task'])} <small>{escape(_about(task, key))}</small>"
             rows.append(_row(style, name, task, key))
     if not rows:
         return ""
@@ -157,10 +188,20 @@ def _table(caption: str, note: str, clusters: Sequence[Mapping[str, Any]], key: 
     )
 
 
+def _about(task: Mapping[str, Any], key: str) -> str:
+    """What stands below a task's name: its metric, or its best template before and after."""
+    if key in ("best", "best_rank"):
+        chosen = [figures[f"{key}_template"] for m in ("before", "after") if (figures := task[m]) is not None]
+        numbers = [str(one["template"] + 1) for one in chosen if one is not None]
+        count = max(len(task[m]["templates"]) for m in ("before", "after") if task[m] is not None)
+        return f"template {', then '.join(dict.fromkeys(numbers))} of {count}"
+    return (f"{task['metric']}, " if key == "score" else "") + f"{task['num_examples']:,} examples"
+
+
 def _row(style: str, name: str, figures: Mapping[str, Any], key: str) -> str:
     before, after = (_figure(figures[moment], key) for moment in ("before", "after"))
     known = figures["after"] if figures["after"] is not None else figures["before"]
-    chance = _figure(known, "rank_chance") if key == "rank_accuracy" else None
+    chance = _figure(known, "rank_chance") if key in _RANKED else None
     change = "" if before is None or after is None else _difference(before, after)
     return (
         f'<tr class="{style}"><th scope="row"><div class="row"><span class="name">{name}</span>'
@@ -169,7 +210,7 @@ def _row(style: str, name: str, figures: Mapping[str, Any], key: str) -> str:
     )
 
 
-def _training(records: Sequence[Mapping[str, Any]]) -> str:
+def _training(records: Sequence[Mapping[str, Any]], train: Mapping[str, Any]) -> str:
     loss, held = _points(records, "train", "loss"), _points(records, "validation", "loss")
     losses = [
         Series("each step" if len(loss) > 20 else "", "raw", loss),
@@ -177,14 +218,38 @@ def _training(records: Sequence[Mapping[str, Any]]) -> str:
         Series("validation", "validation", held, dots=len(held) <= 40),
     ]
     rate = [Series("", "train", _points(records, "train", "learning_rate"))]
-    charts = line_chart("Loss", losses, x_label="step") + line_chart("Learning rate", rate, x_label="step", zero=True)
+    right = _points(records, "validation", "accuracy")
+    accuracy = [
+        Series("training, smoothed", "train", smoothed(_points(records, "train", "accuracy"))),
+        Series("validation", "validation", right, dots=len(right) <= 40),
+    ]
+    charts = line_chart("Loss", losses, x_label="step")
+    charts += line_chart("Accuracy of tokens", accuracy, x_label="step") if right else ""
+    charts += line_chart("Learning rate", rate, x_label="step", zero=True)
     if not charts:
         return ""
     return (
         '<section aria-labelledby="training"><h2 id="training">Training</h2>'
-        '<p class="about">Loss in nats per trained token; instructions and padding never count.</p>'
-        f'<div class="charts">{charts}</div></section>'
+        '<p class="about">Loss in nats: per trained token in validation, as LOSS_NORMALIZING_FACTOR weighs tokens in '
+        "training. Accuracy is the share of trained tokens that the model finds likeliest. Instructions and padding "
+        f'never count.</p><div class="charts">{charts}</div>{_validation_table(train["validation_tasks"])}</section>'
     )
+
+
+def _validation_table(tasks: Mapping[str, Mapping[str, Any]]) -> str:
+    """Loss and accuracy of each trained task at the first and the last validation."""
+    if not tasks:
+        return ""
+    columns = ("first_loss", "last_loss", "first_accuracy", "last_accuracy")
+    head = "".join(f'<th scope="col">{name.replace("_", " ").capitalize()}</th>' for name in columns)
+    rows = "".join(
+        f'<tr><th scope="row" class="name">{_name(task)}</th>'
+        + "".join(f"<td>{_optional(figures[c], '{:.3f}'.format if 'loss' in c else _score)}</td>" for c in columns)
+        + "</tr>"
+        for task, figures in tasks.items()
+    )
+    table = f'<table><thead><tr><th scope="col">Task</th>{head}</tr></thead><tbody>{rows}</tbody></table>'
+    return _folded("Validation by task", "unseen examples of the tasks that are trained on, accuracy 0-100", table)
 
 
 def _points(records: Iterable[Mapping[str, Any]], kind: str, name: str) -> list[tuple[float, float]]:
@@ -220,10 +285,24 @@ def _example(example: Mapping[str, Any]) -> str:
     )
     return (
         f'<article class="example"><header><h3>{_name(example["task"])}</h3>'
-        f"<span>{escape(example['cluster'])}, example {example['index']}</span></header><dl>"
+        f"<span>{escape(example['cluster'])}, example {example['index']}{_template(example)}</span></header><dl>"
+        f"{_shown_exemplars(example['exemplars'])}"
         f'<div class="pair whole"><dt>Instruction</dt><dd>{_text(example["prompt"])}</dd></div>'
         f'<div class="pair whole"><dt>Wanted</dt><dd>{_text(example["target"])}</dd></div>{cells}</dl></article>'
     )
+
+
+def _template(example: Mapping[str, Any]) -> str:
+    return "" if example["template"] is None else f", template {example['template'] + 1}"
+
+
+def _shown_exemplars(exemplars: Sequence[Sequence[str]]) -> str:
+    if not exemplars:
+        return ""
+    pairs = "".join(f"<dt>{_text(inputs)}</dt><dd>{_text(targets)}</dd>" for inputs, targets in exemplars)
+    title = f"{len(exemplars)} exemplar{'' if len(exemplars) == 1 else 's'}"
+    folded = _folded(title, "", f'<dl class="pairs">{pairs}</dl>')
+    return f'<div class="pair whole"><dt>Before it in the prompt</dt><dd>{folded}</dd></div>'
 
 
 def _right(text: str, target: str) -> str:

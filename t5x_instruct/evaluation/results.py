@@ -14,12 +14,46 @@ class EvalExample:
         prompt: the instruction's text.
         target: the text that was asked for.
         prediction: the text that the model wrote.
+        template: index of the template; None where one was drawn.
+        exemplars: (instruction, answer) of what stood before it in the prompt, the nearest last.
     """
 
     index: int
     prompt: str
     target: str
     prediction: str
+    template: int | None = None
+    exemplars: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "EvalExample":
+        """The inverse of `dataclasses.asdict`, also after JSON."""
+        exemplars = tuple((inputs, targets) for inputs, targets in value["exemplars"])
+        return cls(**{**value, "exemplars": exemplars})
+
+
+@dataclasses.dataclass(frozen=True)
+class Best:
+    """The best template of a task, chosen on one half of the examples and judged on the other (see `by_template`).
+
+    Attributes:
+        template: its index.
+        score: its figure on the half it was not chosen on.
+        mean: the mean over all templates on the same half, to compare with.
+    """
+
+    template: int
+    score: float
+    mean: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TemplateFigures:
+    """The figures of one template of a task, over all examples; see `TaskResult`."""
+
+    metrics: Mapping[str, float]
+    rank_accuracy: float | None
+    rank_accuracy_normalized: float | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +69,13 @@ class TaskResult:
             examples have no options.
         rank_accuracy_normalized: the same by log-likelihood per token.
         rank_chance: what guessing would reach.
-        num_ranked: examples that were ranked.
+        num_ranked: questions that were ranked.
+        shots: mean number of exemplars before a question.
+        exemplars_dropped: exemplars that were drawn for the questions and did not fit into their prompts.
+        templates: where every example is asked with every template, the figures of each; those above are then means
+            over the templates.
+        best: the best template by the primary metric.
+        best_rank: the best template by `rank_accuracy`.
         problems: what could not be computed, and why.
         examples: a few of the examples.
     """
@@ -48,6 +88,11 @@ class TaskResult:
     rank_accuracy_normalized: float | None = None
     rank_chance: float | None = None
     num_ranked: int = 0
+    shots: float = 0.0
+    exemplars_dropped: int = 0
+    templates: tuple[TemplateFigures, ...] = ()
+    best: Best | None = None
+    best_rank: Best | None = None
     problems: tuple[str, ...] = ()
     examples: tuple[EvalExample, ...] = ()
 
@@ -64,8 +109,16 @@ class TaskResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "TaskResult":
         """The inverse of `dataclasses.asdict`, also after JSON."""
-        examples = tuple(EvalExample(**example) for example in value["examples"])
-        return cls(**{**value, "problems": tuple(value["problems"]), "examples": examples})
+        best = {name: Best(**value[name]) for name in ("best", "best_rank") if value[name] is not None}
+        return cls(
+            **{
+                **value,
+                **best,
+                "problems": tuple(value["problems"]),
+                "examples": tuple(EvalExample.from_json(example) for example in value["examples"]),
+                "templates": tuple(TemplateFigures(**figures) for figures in value["templates"]),
+            }
+        )
 
 
 class Means(NamedTuple):
@@ -77,6 +130,8 @@ class Means(NamedTuple):
         rank_accuracy: see `TaskResult`.
         rank_accuracy_normalized: see `TaskResult`.
         rank_chance: see `TaskResult`.
+        best: of the scores of the tasks' best templates.
+        best_rank: of their rank accuracies.
         num_tasks: tasks with at least one example.
         num_examples: examples of all tasks.
     """
@@ -86,6 +141,8 @@ class Means(NamedTuple):
     rank_accuracy: float | None
     rank_accuracy_normalized: float | None
     rank_chance: float | None
+    best: float | None
+    best_rank: float | None
     num_tasks: int
     num_examples: int
 
@@ -103,6 +160,8 @@ def means(tasks: Sequence[TaskResult]) -> Means:
         rank_accuracy=mean(lambda task: task.rank_accuracy),
         rank_accuracy_normalized=mean(lambda task: task.rank_accuracy_normalized),
         rank_chance=mean(lambda task: task.rank_chance),
+        best=mean(lambda task: None if task.best is None else task.best.score),
+        best_rank=mean(lambda task: None if task.best_rank is None else task.best_rank.score),
         num_tasks=sum(task.num_examples > 0 for task in tasks),
         num_examples=sum(task.num_examples for task in tasks),
     )
@@ -115,10 +174,14 @@ class EvalResult:
     Attributes:
         split: which split was evaluated.
         tasks: each task's figures, in the mixture's order.
+        shots: exemplars that were asked for before each question.
+        templates: 'drawn': one template for each example; 'each': every example with every template of its task.
     """
 
     split: str
     tasks: tuple[TaskResult, ...]
+    shots: int = 0
+    templates: str = "drawn"
 
     @property
     def overall(self) -> Means:
@@ -144,6 +207,8 @@ class EvalResult:
         """A JSON value that `from_json` reads; the means are included for other readers."""
         return {
             "split": self.split,
+            "shots": self.shots,
+            "templates": self.templates,
             "mean": self.mean,
             "overall": self.overall._asdict(),
             "clusters": {name: figures._asdict() for name, figures in self.clusters.items()},
@@ -153,7 +218,14 @@ class EvalResult:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "EvalResult":
         """The inverse of `to_json`; means are computed anew."""
-        return cls(value["split"], tuple(TaskResult.from_json(task) for task in value["tasks"]))
+        tasks = tuple(TaskResult.from_json(task) for task in value["tasks"])
+        return cls(value["split"], tasks, value["shots"], value["templates"])
+
+
+def manner(shots: int, templates: str) -> str:
+    """How questions were asked, for people: 'zero-shot', '5-shot, every template'; arguments as in `EvalResult`."""
+    how = f"{shots}-shot" if shots else "zero-shot"
+    return f"{how}, every template" if templates == "each" else how
 
 
 def by_cluster(tasks: Iterable[TaskResult]) -> dict[str, list[TaskResult]]:

@@ -3,9 +3,10 @@
 ``python -m t5x_instruct.evaluation.worker REQUEST ANSWER``
 
 The request (msgpack, since examples may hold bytes): ``modules`` and ``module_options`` (what registers the tasks),
-``vocabulary`` (of the model) and ``tasks``: name -> examples, each with ``target`` and ``prediction`` (texts),
-``prediction_ids``, ``inputs`` and ``targets`` (token ids) and ``meta`` (its untrained fields). The answer (JSON):
-name -> ``metrics`` and ``problems``.
+``vocabulary`` (of the model) and ``tasks``: name -> groups of examples that metrics are computed over (all answers, or
+those to one template), each example with ``target`` and ``prediction`` (texts), ``prediction_ids``, ``inputs`` and
+``targets`` (token ids) and ``meta`` (its untrained fields). The answer (JSON): name -> ``metrics`` (of each group, in
+order) and ``problems``.
 """
 
 import math
@@ -34,23 +35,32 @@ def run(request: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Computes the metrics of every task in `request`; see the module's description for both formats."""
     import_task_modules(request["modules"], request["module_options"])
     return {
-        name: _TaskMetrics(name, examples, request["vocabulary"]).compute()
-        for name, examples in request["tasks"].items()
+        name: _TaskMetrics(name, groups, request["vocabulary"]).compute() for name, groups in request["tasks"].items()
     }
 
 
 class _TaskMetrics:
-    """The metrics of one task and what went wrong with them."""
+    """The metrics of one task and what went wrong with them; a fault that several groups have is told once."""
 
-    def __init__(self, name: str, examples: Sequence[Mapping[str, Any]], vocabulary: str):
+    def __init__(self, name: str, groups: Sequence[Sequence[Mapping[str, Any]]], vocabulary: str):
         self._name = name
-        self._records = examples
+        self._groups = groups
         self._vocabulary = vocabulary
+        self._problems: dict[str, str] = {}
+        # Of the group at hand.
+        self._records: Sequence[Mapping[str, Any]] = ()
         self._metrics: dict[str, float] = {}
-        self._problems: list[str] = []
 
     def compute(self) -> dict[str, Any]:
-        """The task's metrics in order, each a finite float, and its problems."""
+        """The metrics of each group in order, each a finite float, and the task's problems."""
+        metrics = []
+        for records in self._groups:
+            self._records, self._metrics = records, {}
+            self._compute_group()
+            metrics.append(self._metrics)
+        return {"metrics": metrics, "problems": list(self._problems.values())}
+
+    def _compute_group(self) -> None:
         if self._name not in seqio.TaskRegistry.names():
             self._problem(unknown("task", self._name, seqio.TaskRegistry.names()))
         elif self._records:
@@ -65,10 +75,10 @@ class _TaskMetrics:
                 self._functions(task, metric_fns)
                 # seqio appends the functions, wrapped, to the objects the task was registered with.
                 self._objects(task, metric_objs[: len(metric_objs) - len(metric_fns)])
-        return {"metrics": self._metrics, "problems": self._problems}
 
-    def _problem(self, text: str) -> None:
-        self._problems.append(f"task {self._name!r}: {text}")
+    def _problem(self, text: str, cause: str | None = None) -> None:
+        """Notes a problem; of those with the same cause (by default the text itself) the first."""
+        self._problems.setdefault(cause or text, f"task {self._name!r}: {text}")
 
     def _functions(self, task: seqio.Task, metric_fns: Sequence[Callable[..., Any]]) -> None:
         predict_fns = task.predict_metric_fns
@@ -94,7 +104,7 @@ class _TaskMetrics:
             try:
                 values.append(task.postprocess_fn(record[key], example=example, is_target=is_target))
             except Exception as error:
-                self._problem(f"postprocess_fn of the {key} {_short(record[key])}: {_last_line(error)}")
+                self._problem(f"postprocess_fn of the {key} {_short(record[key])}: {_last_line(error)}", f"post {key}")
                 return None
         return values
 
@@ -139,14 +149,15 @@ class _TaskMetrics:
         try:
             values = dict(compute())
         except Exception as error:
-            self._problem(f"metric {name!r}, {shown}: {_last_line(error)}")
+            self._problem(f"metric {name!r}, {shown}: {_last_line(error)}", f"metric {name}: {type(error)}")
             return
         for key, value in values.items():
             number = _as_number(value)
             if key in self._metrics:
                 self._problem(f"metric {name!r} returns {key!r}, which an earlier metric has returned")
             elif number is None:
-                self._problem(f"metric {name!r}, {shown}: {key!r} is {_short(value)}, not a finite number")
+                text = f"metric {name!r}, {shown}: {key!r} is {_short(value)}, not a finite number"
+                self._problem(text, f"metric {name}: {key}")
             else:
                 self._metrics[key] = number
 

@@ -1,17 +1,19 @@
 """What a training run would do, before it costs anything."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from t5x_instruct.common import types
 from t5x_instruct.common.trees import num_parameters
-from t5x_instruct.data.vocabularies import token_strings
-from t5x_instruct.partitioning.arrays import check_batch_size
+from t5x_instruct.data.vocabularies import Vocabulary, token_strings
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
-from t5x_instruct.runs.opening import make_loader, open_data, open_model
+from t5x_instruct.runs.opening import check_fits, make_loader, open_data, open_model, validation_tasks
 from t5x_instruct.runs.train import TrainRun
+from t5x_instruct.training.keep_best import keep_best_by
 from t5x_instruct.training.state import abstract_state, state_shardings
 
 _GIB = 1 << 30
@@ -32,14 +34,15 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
         InstructError: what `train` would raise before its first step.
     """
     mesh = make_mesh(MeshConfig(**run.mesh))
-    check_batch_size(run.data.batch_size, mesh, jax.process_count(), run.loop.micro_batches)
     opened = open_model(run.model, seed=run.data.seed)
+    check_fits(opened.model, run.data, run.loop.micro_batches, mesh)
     param_axes = opened.model.param_axes()
     optimizer = run.optimizer.for_axes(param_axes)
     abstract = abstract_state(opened.model.init, optimizer)
     shardings = state_shardings(abstract, param_axes, optimizer, mesh)
-    mixture = open_data(run.data, opened.vocabulary)
-    loader = make_loader(run.data, mixture, opened.vocabulary)
+    mixture = open_data(run.data, opened.model, opened.vocabulary, run.evaluation)
+    keep_best_by(run.loop.keep_best, validation_tasks(mixture))
+    loader = make_loader(run.data, mixture, opened.model, opened.vocabulary)
     realised = loader.realised_mixture()["tasks"]
     state_bytes = _leaf_bytes(abstract)
     lines = [
@@ -73,21 +76,32 @@ def _device_bytes(abstract: Any, shardings: Any) -> int:
     return sum(jax.tree.leaves(sizes))
 
 
-def _shown(batch: Any, tasks: Any, vocabulary: Any, num_examples: int) -> list[str]:
+def _shown(batch: Mapping[str, Any], tasks: Sequence[str], vocabulary: Vocabulary, num_examples: int) -> list[str]:
+    """The first examples of the first row: what is read, and what is predicted with marks around what is trained."""
+    row = {key: values[0] for key, values in batch.items()}
+    segments = row[types.DECODER_SEGMENT_IDS]
     lines = []
-    segments = batch[types.DECODER_SEGMENT_IDS][0]
     for segment in range(1, min(int(segments.max()), num_examples) + 1):
         where = segments == segment
-        inputs = batch[types.DECODER_INPUT_TOKENS][0][where]
-        targets = batch[types.DECODER_TARGET_TOKENS][0][where]
-        trained = batch[types.DECODER_LOSS_WEIGHTS][0][where] > 0
-        text, inside = "".join(token_strings(vocabulary, inputs[:1].tolist())), False
-        for token, is_trained in zip(token_strings(vocabulary, targets.tolist()), trained, strict=True):
-            if is_trained != inside:
-                text += "«" if is_trained else "»"
-                inside = bool(is_trained)
-            text += token
-        name = tasks[int(batch[types.DECODER_TASK_IDS][0][where][0])]
-        lines.append(f"[{name}] {len(targets)} tokens, {int(trained.sum())} trained")
-        lines.append(text + ("»" if inside else ""))
+        trained = row[types.DECODER_LOSS_WEIGHTS][where] > 0
+        read = row[types.DECODER_INPUT_TOKENS][where][:1]
+        counts = f"{len(trained)} tokens"
+        if types.ENCODER_INPUT_TOKENS in row:
+            inputs = row[types.ENCODER_INPUT_TOKENS][row[types.ENCODER_SEGMENT_IDS] == segment]
+            counts = f"{len(inputs)} + {counts}"
+            read = np.concatenate([inputs, read])
+        name = tasks[int(row[types.DECODER_TASK_IDS][where][0])]
+        lines.append(f"[{name}] {counts}, {int(trained.sum())} trained")
+        text = "".join(token_strings(vocabulary, read.tolist()))
+        lines.append(text + _marked(vocabulary, row[types.DECODER_TARGET_TOKENS][where], trained))
     return lines
+
+
+def _marked(vocabulary: Vocabulary, tokens: np.ndarray, trained: np.ndarray) -> str:
+    text, inside = "", False
+    for token, is_trained in zip(token_strings(vocabulary, tokens.tolist()), trained.tolist(), strict=True):
+        if is_trained != inside:
+            text += "«" if is_trained else "»"
+            inside = is_trained
+        text += token
+    return text + ("»" if inside else "")

@@ -1,9 +1,11 @@
-"""Scoring a model on a mixture, zero-shot."""
+"""Scoring a model on a mixture, zero-shot or with exemplars."""
 
 import dataclasses
 from pathlib import Path
 
 from t5x_instruct.common.io import write_json
+from t5x_instruct.data.prepared import PreparedMixture
+from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.results import EvalResult
 from t5x_instruct.evaluation.runner import evaluate
 from t5x_instruct.runs.opening import open_data, open_language_model
@@ -37,17 +39,25 @@ def run_evaluation(run: EvalRun) -> EvalResult:
         InstructError: anything that a person can mend.
     """
     lm = open_language_model(run.model)
-    mixture = open_data(run.data, lm.vocabulary)
-    result = evaluate(
-        lm,
-        mixture,
-        role="held_out" if run.data.hold_out else None,
-        num_examples=run.evaluation.num_examples,
-        max_new_tokens=run.evaluation.max_new_tokens,
-        batch_size=run.evaluation.batch_size,
-        inputs_length=run.data.task_feature_lengths["inputs"],
-        seed=run.data.seed,
-    )
+    mixture = open_data(run.data, lm.model, lm.vocabulary, run.evaluation)
+    result = score(lm, mixture, run.data, run.evaluation)
     if run.output is not None:
         write_json(Path(run.output), result.to_json())
     return result
+
+
+def score(
+    lm: LanguageModel, mixture: PreparedMixture, data: DataSettings, evaluation: EvaluationSettings
+) -> EvalResult:
+    """Asks the validation examples of the held-out tasks; of all tasks where nothing is held out."""
+    return evaluate(
+        lm,
+        mixture,
+        role="held_out" if data.hold_out else None,
+        num_examples=evaluation.num_examples,
+        shots=evaluation.shots,
+        max_new_tokens=evaluation.max_new_tokens,
+        batch_size=evaluation.batch_size,
+        inputs_length=data.task_feature_lengths["inputs"],
+        seed=data.seed,
+    )

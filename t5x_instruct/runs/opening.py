@@ -1,26 +1,29 @@
 """From settings to the parts of a run: model, vocabulary, prepared data, loaders, a language model."""
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from t5x_instruct.checkpoints.restore import Source, open_source
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.types import Params
-from t5x_instruct.data.converters import DecoderConverter
+from t5x_instruct.data.converters import make_converter
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.models.api import Model
 from t5x_instruct.models.presets import make_model
+from t5x_instruct.partitioning.fit import check_fit
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
-from t5x_instruct.partitioning.rules import tree_shardings
-from t5x_instruct.runs.settings import DataSettings, ModelSettings
+from t5x_instruct.partitioning.rules import DEFAULT_RULES, tree_shardings
+from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
 
 
 class OpenedModel(NamedTuple):
@@ -72,9 +75,27 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
     return OpenedModel(model, vocabulary, init, f"random parameters, seed {seed}")
 
 
+def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh) -> None:
+    """Refuses a run that its mesh does not divide, before anything is prepared.
+
+    Raises:
+        ConfigError: all that does not divide: parameters, batch, lengths.
+    """
+    check_fit(
+        jax.eval_shape(model.init, jax.random.key(0)),
+        model.param_axes(),
+        mesh,
+        batch_size=data.batch_size,
+        row_lengths=data.row_lengths(model.reads_inputs),
+        num_hosts=jax.process_count(),
+        micro_batches=micro_batches,
+    )
+
+
 def make_loader(
     data: DataSettings,
     mixture: PreparedMixture,
+    model: Model,
     vocabulary: Vocabulary,
     *,
     validation: bool = False,
@@ -84,15 +105,18 @@ def make_loader(
     Args:
         data: lengths, batch size, seed.
         mixture: the prepared mixture.
+        model: how it reads inputs decides what the rows are.
         vocabulary: the model's.
         validation: one pass over every validation example of the tasks that have any, instead of the endless
             mixed stream of training examples.
     """
     split = "validation" if validation else "train"
-    converter = DecoderConverter(
+    reads_inputs = model.reads_inputs
+    converter = make_converter(
+        reads_inputs,
         inputs_length=data.task_feature_lengths["inputs"],
         targets_length=data.task_feature_lengths["targets"],
-        start_id=vocabulary.start_id,
+        start_id=model.config.decoder_start_id if reads_inputs == "encoder" else vocabulary.start_id,
         pad_id=vocabulary.pad_id,
         overlong=data.overlong,
     )
@@ -106,13 +130,20 @@ def make_loader(
         host_count=jax.process_count(),
         packing=data.packing,
         num_epochs=1 if validation else None,
-        tasks=[task.name for task in mixture.train_tasks if split in task.splits] if validation else None,
+        tasks=validation_tasks(mixture) if validation else None,
         every_example_once=validation,
     )
 
 
-def open_data(data: DataSettings, vocabulary: Vocabulary) -> PreparedMixture:
-    """The prepared mixture of a run; what is missing is prepared by a child process.
+def validation_tasks(mixture: PreparedMixture) -> list[str]:
+    """Names of the trained tasks that have validation examples."""
+    return [task.name for task in mixture.train_tasks if "validation" in task.splits]
+
+
+def open_data(
+    data: DataSettings, model: Model, vocabulary: Vocabulary, evaluation: EvaluationSettings | None = None
+) -> PreparedMixture:
+    """The prepared mixture of a run, with what `evaluation` needs; what is missing is prepared by a child process.
 
     The vocabulary is kept beside the prepared data, by its fingerprint, where the child finds it.
     """
@@ -124,12 +155,36 @@ def open_data(data: DataSettings, vocabulary: Vocabulary) -> PreparedMixture:
             # Another process may have been first; then its folder is the same.
             with contextlib.suppress(OSError):
                 (Path(temporary) / "new").rename(folder)
-    return ensure_prepared(data.prepare_spec(vocabulary, str(folder)))
+    return ensure_prepared(data.prepare_spec(vocabulary, str(folder), model.reads_inputs, evaluation))
 
 
 def open_language_model(settings: ModelSettings) -> LanguageModel:
-    """A checkpoint with its parameters read, on all devices of this process."""
+    """A checkpoint with its parameters read, on all devices (see `inference_mesh`)."""
     opened = open_model(settings)
-    abstract = jax.eval_shape(opened.model.init, jax.random.key(0))
-    shardings = tree_shardings(abstract, opened.model.param_axes(), make_mesh(MeshConfig()))
+    abstract, axes = jax.eval_shape(opened.model.init, jax.random.key(0)), opened.model.param_axes()
+    shardings = tree_shardings(abstract, axes, inference_mesh(abstract, axes))
     return LanguageModel(opened.model, opened.params_fn(shardings), opened.vocabulary)
+
+
+def inference_mesh(abstract: Any, axes: Any) -> Mesh:
+    """A mesh of all devices for parameters of any sizes.
+
+    They are sharded (`fsdp`) over as many devices as divide both the number of devices and every axis that is to be
+    sharded; each such group of devices holds a copy (`data`). Where nothing divides, every device holds a copy. Rows
+    are spread over all devices either way.
+
+    Args:
+        abstract: nested tree whose leaves have a `shape`.
+        axes: the same tree with tuples of logical names as leaves.
+    """
+    sharded: list[int] = []
+
+    def collect(leaf: Any, names: tuple[str | None, ...]) -> None:
+        sharded.extend(size for size, name in zip(leaf.shape, names, strict=True) if name in _SHARDED)
+
+    jax.tree.map(collect, abstract, axes)
+    ways = math.gcd(jax.device_count(), *sharded)
+    return make_mesh(MeshConfig(data=jax.device_count() // ways, fsdp=ways))
+
+
+_SHARDED = frozenset(name for name, mesh_axes in DEFAULT_RULES.items() if "fsdp" in mesh_axes)

@@ -4,10 +4,11 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from t5x_instruct.common.errors import ConfigError
-from t5x_instruct.data.prepared import PrepareSpec
+from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.data.prepared import PrepareSpec, Templates
+from t5x_instruct.data.prompt_formats import PROMPT_FORMATS, default_prompt_format
 from t5x_instruct.data.vocabularies import Vocabulary
 
 
@@ -69,9 +70,11 @@ class DataSettings:
         variants: renderings of each example, one an epoch in turn.
         packing: several examples a row.
         overlong: "cut" or "refuse" what exceeds the lengths.
-        prompt_format: "chat", "plain", or "auto": chat if the vocabulary has a chat template.
+        prompt_format: "chat", "eos" (the text and the end token), "plain" (the text), or "auto": chat if the
+            vocabulary has a chat template, else eos for an encoder, else plain.
         prepared_dir: where prepared data lies.
         module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
+        splits: which splits the run reads; 'train' is never read of what is held out.
     """
 
     mixture_or_task_name: str
@@ -86,6 +89,7 @@ class DataSettings:
     prompt_format: str = "auto"
     prepared_dir: Path | str | None = None
     module_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    splits: tuple[str, ...] = ("train", "validation")
 
     def __post_init__(self) -> None:
         problems = []
@@ -100,7 +104,7 @@ class DataSettings:
         ]
         for name, value, valid in (
             ("overlong", self.overlong, ("cut", "refuse")),
-            ("prompt_format", self.prompt_format, ("auto", "chat", "plain")),
+            ("prompt_format", self.prompt_format, ("auto", *PROMPT_FORMATS)),
         ):
             if value not in valid:
                 problems.append(f"DataSettings.{name} = {value!r}: must be one of {', '.join(map(repr, valid))}")
@@ -114,16 +118,36 @@ class DataSettings:
         """The folder of the prepared data."""
         return Path(self.prepared_dir) if self.prepared_dir else default_prepared_dir()
 
-    def prepare_spec(self, vocabulary: Vocabulary, vocabulary_spec: str) -> PrepareSpec:
+    def row_lengths(self, reads_inputs: str) -> dict[str, int]:
+        """Slots of a row of each side, by what people call them.
+
+        Args:
+            reads_inputs: how the model reads inputs, see `models.api.Model`.
+        """
+        inputs, targets = (self.task_feature_lengths[name] for name in ("inputs", "targets"))
+        name = "TASK_FEATURE_LENGTHS"
+        if reads_inputs == "encoder":
+            return {f"{name}['inputs']": inputs, f"{name}['targets']": targets}
+        return {f"{name}['inputs'] + ['targets'],": inputs + targets}
+
+    def prepare_spec(
+        self,
+        vocabulary: Vocabulary,
+        vocabulary_spec: str,
+        reads_inputs: str,
+        evaluation: "EvaluationSettings | None" = None,
+    ) -> PrepareSpec:
         """What `prepare` has to make for this run.
 
         Args:
             vocabulary: the model's.
             vocabulary_spec: where a child process finds the same vocabulary.
+            reads_inputs: how the model reads inputs, see `models.api.Model`.
+            evaluation: how tasks are scored in this run, if they are: exemplars and templates have to be prepared.
         """
         prompt_format = self.prompt_format
         if prompt_format == "auto":
-            prompt_format = "chat" if vocabulary.chat_template is not None else "plain"
+            prompt_format = default_prompt_format(vocabulary, reads_inputs)
         modules = self.mixture_or_task_module
         return PrepareSpec(
             mixture=self.mixture_or_task_name,
@@ -133,6 +157,9 @@ class DataSettings:
             hold_out=tuple(self.hold_out),
             seed=self.seed,
             variants=self.variants,
+            splits=tuple(self.splits),
+            exemplars=evaluation is not None and evaluation.shots > 0,
+            templates="drawn" if evaluation is None else evaluation.templates,
             root=self.root,
             module_options=dict(self.module_options),
         )
@@ -140,14 +167,29 @@ class DataSettings:
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationSettings:
-    """How the held-out tasks are scored, zero-shot.
+    """How tasks are scored.
 
     Attributes:
         num_examples: of each task's validation split; None: all.
         max_new_tokens: longest answer.
         batch_size: prompts at a time.
+        shots: exemplars before each question: answered training examples of the same task, also of a held-out one,
+            which is never trained on for that. As many as fit into the inputs' length.
+        templates: "drawn": each example is asked with one template, drawn by hash; "each": with every template of its
+            task, which gives the mean over templates and the best one.
     """
 
     num_examples: int | None = None
     max_new_tokens: int = 32
     batch_size: int = 32
+    shots: int = 0
+    templates: Templates = "drawn"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.shots < 0:
+            problems.append(f"SHOTS = {self.shots}: must be at least 0")
+        if self.templates not in get_args(Templates):
+            problems.append(f"EVAL_TEMPLATES: {unknown('choice', self.templates, get_args(Templates))}")
+        if problems:
+            raise ConfigError(problems)

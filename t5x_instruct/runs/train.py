@@ -25,11 +25,12 @@ from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.data.prepared import PreparedMixture
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.report import REPORT_HTML, write_report
-from t5x_instruct.evaluation.results import EvalResult
-from t5x_instruct.evaluation.runner import evaluate
+from t5x_instruct.evaluation.results import EvalResult, manner
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
-from t5x_instruct.runs.opening import OpenedModel, make_loader, open_data, open_model
+from t5x_instruct.runs.evaluate import score
+from t5x_instruct.runs.opening import OpenedModel, check_fits, make_loader, open_data, open_model, validation_tasks
 from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
+from t5x_instruct.training.keep_best import keep_best_by
 from t5x_instruct.training.loop import LoopConfig, Trainer
 from t5x_instruct.training.metrics import MetricsWriter, Progress
 from t5x_instruct.training.optimizers import Optimizer
@@ -121,11 +122,14 @@ class _Stages:
         self.mesh = make_mesh(MeshConfig(**settings.mesh))
         self.opened: OpenedModel = open_model(settings.model, seed=settings.data.seed)
         self.model = self.opened.model
+        check_fits(self.model, self.data, self.loop.micro_batches, self.mesh)
         self.optimizer = settings.optimizer.for_axes(self.model.param_axes())
-        self.mixture: PreparedMixture = open_data(self.data, self.opened.vocabulary)
+        self.mixture: PreparedMixture = open_data(self.data, self.model, self.opened.vocabulary, self.evaluation)
         if not self.mixture.train_tasks:
             raise ConfigError(f"nothing is left to train on: HOLD_OUT {self.data.hold_out} holds out every task")
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep_last=settings.keep_last)
+        self.validation_tasks = validation_tasks(self.mixture)
+        keep_best = keep_best_by(self.loop.keep_best, self.validation_tasks)
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep_last=settings.keep_last, keep_best=keep_best)
         abstract = abstract_state(self.model.init, self.optimizer)
         self.shardings = state_shardings(abstract, self.model.param_axes(), self.optimizer, self.mesh)
         self.abstract = jax.tree.map(
@@ -136,7 +140,7 @@ class _Stages:
         self.loss_fn = supervised_loss(self.model, settings.z_loss, settings.label_smoothing)
 
     def run(self) -> Path:
-        loader = make_loader(self.data, self.mixture, self.opened.vocabulary)
+        loader = make_loader(self.data, self.mixture, self.model, self.opened.vocabulary)
         resume = self.checkpoints.latest()
         self._write_manifest(loader, resume)
         if resume is None:
@@ -152,8 +156,9 @@ class _Stages:
             before = self._stored("before")
         state = self._train(state, loader, resume or 0)
         after = self._evaluate("after", state.params if state.ema is None else state.ema)
+        best = self.checkpoints.best()
         if hosts.process_index() == 0:
-            write_report(self.folder, before=before, after=after)
+            write_report(self.folder, before=before, after=after, best=best)
         return self.folder / REPORT_HTML
 
     def close(self) -> None:
@@ -161,10 +166,8 @@ class _Stages:
         self.checkpoints.close()
 
     def _train(self, state: TrainState, loader: Any, resume: int) -> TrainState:
-        has_validation = any("validation" in task.splits for task in self.mixture.train_tasks)
-
         def validation() -> Any:
-            return make_loader(self.data, self.mixture, self.opened.vocabulary, validation=True)
+            return make_loader(self.data, self.mixture, self.model, self.opened.vocabulary, validation=True)
 
         trainer = Trainer(
             self.model,
@@ -174,7 +177,7 @@ class _Stages:
             self.shardings,
             self.loop,
             loader,
-            validation if has_validation else None,
+            validation if self.validation_tasks else None,
         )
         writer = MetricsWriter(self.folder, resume)
         try:
@@ -187,19 +190,10 @@ class _Stages:
         stored = self._stored(name)
         if stored is not None or not self.mixture.held_out_tasks:
             return stored
-        say(f"scoring the held-out tasks {name} training, zero-shot ...")
+        how = manner(self.evaluation.shots, self.evaluation.templates)
+        say(f"scoring the held-out tasks {name} training, {how} ...")
         lm = LanguageModel(self.model, params, self.opened.vocabulary)
-        result = evaluate(
-            lm,
-            self.mixture,
-            role="held_out",
-            split="validation",
-            num_examples=self.evaluation.num_examples,
-            max_new_tokens=self.evaluation.max_new_tokens,
-            batch_size=self.evaluation.batch_size,
-            inputs_length=self.data.task_feature_lengths["inputs"],
-            seed=self.data.seed,
-        )
+        result = score(lm, self.mixture, self.data, self.evaluation)
         path = self._evaluation_path(name)
         path.parent.mkdir(exist_ok=True)
         write_json(path, result.to_json())

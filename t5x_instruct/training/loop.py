@@ -23,7 +23,8 @@ from t5x_instruct.common.errors import ConfigError, NonFiniteLossError, StoppedO
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.models.api import Model
 from t5x_instruct.partitioning.arrays import check_batch_size, to_global
-from t5x_instruct.training.metrics import MetricsWriter, Progress, loss_record, training_record
+from t5x_instruct.training.keep_best import period_problem
+from t5x_instruct.training.metrics import MetricsWriter, Progress, loss_record, named_numbers, training_record
 from t5x_instruct.training.optimizers import Optimizer
 from t5x_instruct.training.state import TrainState
 from t5x_instruct.training.step import LossFn, LossNormalizer, compile_step, make_eval_step, make_train_step
@@ -54,6 +55,8 @@ class LoopConfig:
         micro_batches: parts each batch is cut into.
         loss_normalizing_factor: None for the mean over trained tokens, a number to divide the sum by, or
             "per_example" for the mean over examples of their means. Validation losses are always token means.
+        keep_best: name of the validation metric that decides the checkpoint which is kept as the best one (see
+            `keep_best.keep_best_by`); a checkpoint has it if it is saved at a step that is validated.
     """
 
     train_steps: int
@@ -63,6 +66,7 @@ class LoopConfig:
     seed: int = 0
     micro_batches: int = 1
     loss_normalizing_factor: LossNormalizer = None
+    keep_best: str | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -82,6 +86,9 @@ class LoopConfig:
                 f"LOSS_NORMALIZING_FACTOR = {factor!r}: must be a positive number, 'per_example', or None for the "
                 "mean over trained tokens"
             )
+        if not problems and self.keep_best is not None:
+            problem = period_problem(self.train_steps, self.checkpoint_period, self.eval_period)
+            problems += [problem] if problem else []
         if problems:
             raise ConfigError(problems)
 
@@ -134,7 +141,9 @@ class Trainer:
         )
 
     def validate(self, params: Any) -> dict[str, Any]:
-        """Loss, accuracy and the loss of each task over the validation split, or its first `eval_steps` batches.
+        """Loss and accuracy, of all and of each task, over the validation split or its first `eval_steps` batches.
+
+        The last batch is filled up with rows of weight 0; sums are added up before anything is divided.
 
         Raises:
             ConfigError: the trainer was made without validation data.
@@ -195,17 +204,19 @@ class Trainer:
         total = self.config.train_steps
         for step in range(first + 1, total + 1):
             batch = next(batches)
-            data_state = self.loader.state()
+            data_state, measured = self.loader.state(), {}
             state, metrics = self.train_step(state, to_global(batch, self.mesh))
             log.add(step, metrics)
             if self._due(self.config.eval_period, step):
                 log.flush()
                 if self._validation is not None:
-                    writer.write(step, "validation", self.validate(state.params))
+                    record = self.validate(state.params)
+                    writer.write(step, "validation", record)
+                    measured = self._unless_named() | named_numbers("validation", record)
                     log.restart_clock()
             if self._due(self.config.checkpoint_period, step) or stop.requested:
                 log.flush()
-                checkpoints.save(step, state, data_state)
+                checkpoints.save(step, state, data_state, measured)
                 log.restart_clock()
                 if stop.requested and step < total:
                     checkpoints.wait()
@@ -215,6 +226,10 @@ class Trainer:
                     )
         log.flush()
         return state
+
+    def _unless_named(self) -> dict[str, float]:
+        """A task may have no example in the batches that are validated: its figure is then no number, and not best."""
+        return {} if self.config.keep_best is None else {self.config.keep_best: math.nan}
 
     def _due(self, period: int | None, step: int) -> bool:
         return step == self.config.train_steps or (period is not None and step % period == 0)

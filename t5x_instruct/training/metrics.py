@@ -24,12 +24,14 @@ def training_record(sums: Mapping[str, Any], task_names: Sequence[str], seconds:
         seconds: wall time of the step.
 
     Returns:
-        ``loss`` (per trained token), ``accuracy``, ``target_tokens`` and ``target_tokens_per_second`` (padding and
-        instruction tokens never counted), ``packing_fill``, ``gradient_norm``, ``learning_rate``, ``seconds``.
+        ``loss`` (over the loss weights: the mean over trained tokens, or with the loss normalizing factor
+        "per_example" the mean over examples of their means), ``accuracy`` (of trained tokens), ``target_tokens`` and
+        ``target_tokens_per_second`` (padding and instruction tokens never counted), ``packing_fill``,
+        ``gradient_norm``, ``learning_rate``, ``seconds``.
     """
     target_tokens = float(sums["target_tokens"])
     record = loss_record(sums, task_names)
-    del record["task_loss"]
+    del record["task_loss"], record["task_accuracy"]
     return record | {
         "target_tokens_per_second": target_tokens / max(seconds, 1e-9),
         "tokens_per_second": float(sums["nonpadding_tokens"]) / max(seconds, 1e-9),
@@ -41,25 +43,55 @@ def training_record(sums: Mapping[str, Any], task_names: Sequence[str], seconds:
 
 
 def loss_record(sums: Mapping[str, Any], task_names: Sequence[str]) -> dict[str, Any]:
-    """Loss, accuracy and the loss of each task from the sums of one or many batches.
+    """Loss and accuracy, of all and of each task, from the sums of one or many batches.
+
+    Args:
+        sums: added up from `training.step.batch_metrics`.
+        task_names: in order of their ids.
 
     Returns:
-        ``loss`` is nan where nothing was trained; ``task_loss`` has only the tasks that occurred.
+        ``loss`` (over the loss weights) and ``accuracy`` (share of trained tokens that are the model's likeliest),
+        nan where nothing is trained; ``target_tokens``; ``task_loss`` and ``task_accuracy``, both means over trained
+        tokens, only of the tasks that occurred.
     """
     weight = float(sums["weight_sum"])
     tokens = float(sums["target_tokens"])
     task_weights = np.asarray(sums["task_weight_sum"], np.float64)
-    task_losses = np.asarray(sums["task_loss_sum"], np.float64)
+
+    def by_task(name: str) -> dict[str, float]:
+        totals = np.asarray(sums[name], np.float64)
+        return {
+            task: float(total / count)
+            for task, total, count in zip(task_names, totals, task_weights, strict=True)
+            if count
+        }
+
     return {
         "loss": float(sums["loss_sum"]) / weight if weight else math.nan,
         "accuracy": float(sums["correct_sum"]) / tokens if tokens else math.nan,
         "target_tokens": int(tokens),
-        "task_loss": {
-            name: float(loss / count)
-            for name, loss, count in zip(task_names, task_losses, task_weights, strict=True)
-            if count
-        },
+        "task_loss": by_task("task_loss_sum"),
+        "task_accuracy": by_task("task_correct_sum"),
     }
+
+
+def named_numbers(kind: str, record: Mapping[str, Any]) -> dict[str, float]:
+    """A record's numbers under the names they have in TensorBoard and in KEEP_BEST.
+
+    Args:
+        kind: "train" or "validation".
+        record: numbers, and mappings of numbers.
+
+    Returns:
+        E.g. ``{"validation/loss": 2.0, "validation/task_loss/capital": 1.5}``.
+    """
+    numbers: dict[str, float] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping):
+            numbers |= {f"{kind}/{name}/{part}": number for part, number in value.items()}
+        else:
+            numbers[f"{kind}/{name}"] = value
+    return numbers
 
 
 class MetricsWriter:
@@ -94,10 +126,8 @@ class MetricsWriter:
         line = {"step": step, "kind": kind, **record}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
-        for name, value in record.items():
-            scalars = {f"{name}/{k}": v for k, v in value.items()} if isinstance(value, Mapping) else {name: value}
-            for tag, number in scalars.items():
-                self._board.add_scalar(f"{kind}/{tag}", number, step)
+        for tag, number in named_numbers(kind, record).items():
+            self._board.add_scalar(tag, number, step)
 
     def close(self) -> None:
         """Flushes and closes both files."""

@@ -38,11 +38,17 @@ class Optimizer(NamedTuple):
         return self._replace(transform=self.transform_for(param_axes), transform_for=None)
 
 
+#: Last names of the parameters that weight decay spares: norm scales, biases, and T5's tables of relative positions,
+#: which are biases of attention scores (transformers' Trainer spares them too, by the "bias" in their name). The mask
+#: goes by names: a dimension more, of stacked layers, changes nothing.
+NOT_DECAYED = frozenset({"scale", "bias", "rel_embedding"})
+
+
 def decay_mask(params: Params) -> Any:
-    """True for the parameters that weight decay applies to: all but norm scales and biases."""
+    """True for the parameters that weight decay applies to: all but `NOT_DECAYED`."""
 
     def decayed(path: Any, _: Any) -> bool:
-        return getattr(path[-1], "key", None) not in ("scale", "bias")
+        return getattr(path[-1], "key", None) not in NOT_DECAYED
 
     return jax.tree_util.tree_map_with_path(decayed, params)
 
@@ -58,7 +64,7 @@ def optimizer_problems(name: str, *, weight_decay: float, clip_norm: float | Non
 
 
 def decayed(transform: optax.GradientTransformation, weight_decay: float) -> optax.GradientTransformation:
-    """`transform` with decoupled weight decay on all but norm scales and biases; itself for a decay of 0."""
+    """`transform` with decoupled weight decay (see `decay_mask`); itself for a decay of 0."""
     if not weight_decay:
         return transform
     return optax.chain(transform, optax.add_decayed_weights(weight_decay, decay_mask))

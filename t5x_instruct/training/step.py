@@ -90,25 +90,26 @@ def batch_metrics(output: LossOutput, batch: Batch, num_tasks: int) -> Metrics:
         num_tasks: number of tasks of the mixture.
 
     Returns:
-        Scalars ``loss_sum weight_sum correct_sum target_tokens nonpadding_tokens slots`` and the [num_tasks] arrays
-        ``task_loss_sum`` and ``task_weight_sum`` (plain cross-entropy and number of trained tokens).
+        Scalars ``loss_sum weight_sum correct_sum target_tokens nonpadding_tokens slots`` (the last two of encoder and
+        decoder) and the [num_tasks] arrays ``task_loss_sum``, ``task_correct_sum`` and ``task_weight_sum`` (plain
+        cross-entropy, tokens that were the likeliest, and number of trained tokens).
     """
     trained_BT = (batch[types.DECODER_LOSS_WEIGHTS] > 0).astype(jnp.float32)
     # Padding has task -1; scatter-add drops what is out of range, so it is sent beyond the end.
     task_BT = jnp.where(batch[types.DECODER_TASK_IDS] < 0, num_tasks, batch[types.DECODER_TASK_IDS])
-    per_task = (
-        jnp.zeros((2, num_tasks)).at[:, task_BT].add(jnp.stack([output.token_losses_BT, trained_BT]), mode="drop")
-    )
-    segments_BT = batch[types.DECODER_SEGMENT_IDS]
+    per_token = jnp.stack([output.token_losses_BT, output.token_correct_BT, trained_BT])
+    per_task = jnp.zeros((len(per_token), num_tasks)).at[:, task_BT].add(per_token, mode="drop")
+    sides = [batch[key] for key in (types.ENCODER_SEGMENT_IDS, types.DECODER_SEGMENT_IDS) if key in batch]
     return {
         "loss_sum": output.loss_sum,
         "weight_sum": output.weight_sum,
         "correct_sum": output.token_correct_BT.sum(),
         "target_tokens": trained_BT.sum(),
-        "nonpadding_tokens": (segments_BT > 0).sum().astype(jnp.float32),
-        "slots": jnp.float32(segments_BT.size),
+        "nonpadding_tokens": sum((segments > 0).sum() for segments in sides).astype(jnp.float32),
+        "slots": jnp.float32(sum(segments.size for segments in sides)),
         "task_loss_sum": per_task[0],
-        "task_weight_sum": per_task[1],
+        "task_correct_sum": per_task[1],
+        "task_weight_sum": per_task[2],
     }
 
 

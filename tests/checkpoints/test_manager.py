@@ -122,6 +122,20 @@ def test_keep_last(checkpoints):
         assert_restores(checkpoints, step)
 
 
+def test_the_best_step_is_told_by_what_the_newest_was_saved_with(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.best() is None
+        checkpoints.save(1, state_of(1), {}, {"loss": 0.1, "accuracy": 0.5})
+        checkpoints.wait()
+        assert checkpoints.best() is None
+    with Checkpoints(tmp_path, keep_best=("accuracy", "max")) as checkpoints:
+        checkpoints.save(2, state_of(2), {}, {"loss": 0.2, "accuracy": 0.4})
+        checkpoints.save(3, state_of(3), {})
+        checkpoints.wait()
+    with Checkpoints(tmp_path) as checkpoints:  # one that only reads needs not be told
+        assert checkpoints.best() == (1, "accuracy", 0.5)
+
+
 @pytest.mark.parametrize(
     ("mode", "kept"),
     [("min", [3, 6]), ("max", [5, 6])],  # of equal ones the newest; NaN and steps without metrics are never best

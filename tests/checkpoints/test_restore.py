@@ -64,6 +64,20 @@ def test_an_earlier_step_can_be_named(run):
     assert bits(open_source(f"{folder}/checkpoints/1").params_fn(None)) == bits(params[1])
 
 
+def test_the_best_step_can_be_named(run, tmp_path):
+    folder, params = run
+    with pytest.raises(CheckpointError, match="no best step: the run kept none; train with KEEP_BEST.*: 1, 2"):
+        open_source(f"{folder}/checkpoints/best")
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    with Checkpoints(tmp_path / "checkpoints", keep_last=1, keep_best=("validation/loss", "min")) as checkpoints:
+        for step, loss in ((1, 0.25), (2, 0.5)):
+            checkpoints.save(step, {"params": params[step]}, {}, {"validation/loss": loss})
+    source = open_source(f"{tmp_path}/checkpoints/best")
+    assert source.description == f"step 1 (the best by validation/loss: 0.25) of the run in {tmp_path}"
+    assert bits(source.params_fn(None)) == bits(params[1])
+    assert bits(open_source(str(tmp_path)).params_fn(None)) == bits(params[2])
+
+
 def test_parameters_of_a_run_are_placed_with_their_shardings(run):
     folder, params = run
     mesh = mesh_of((8,), ("a",))

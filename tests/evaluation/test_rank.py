@@ -1,12 +1,15 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.decoding import LanguageModel
 from t5x_instruct.evaluation.rank_classification import Choice, Question, question, rank, rank_figures
+from t5x_instruct.models.presets import make_model
+from t5x_instruct.models.t5 import T5Config
 from tests.decoding.alphabet import alphabet_model
 
 VOCABULARY = ByteVocabulary()
@@ -44,6 +47,33 @@ def test_the_end_counts_only_where_targets_end(lm: LanguageModel) -> None:
 
 def test_the_first_of_equals_is_chosen(lm: LanguageModel) -> None:
     assert rank(lm, [ask("xyz", "xyz")]) == [Choice(0, 0)]
+
+
+ENCODER_DECODER = {
+    "vocab_size": 259,
+    "emb_dim": 16,
+    "num_encoder_layers": 1,
+    "num_decoder_layers": 1,
+    "num_heads": 2,
+    "head_dim": 8,
+    "mlp_dim": 16,
+    "activation": "relu",
+    "gated_mlp": False,
+    "relative_buckets": 8,
+    "relative_max_distance": 16,
+    "norm_epsilon": 1e-6,
+    "tie_embeddings": False,
+    "scale_decoder_outputs": False,
+}
+
+
+def test_an_encoder_decoder_chooses_what_it_scores_highest() -> None:
+    model = make_model(T5Config(**ENCODER_DECODER))
+    lm = LanguageModel(model, jax.jit(model.init)(jax.random.key(3)), VOCABULARY)
+    options = ("abc", "b", "xyz", "a longer one")
+    (choice,) = rank(lm, [Question(lm.prompt_ids("which?"), options, frozenset([0]))])
+    by_sum, by_mean = (lm.score(["which?"] * 4, options, per_token=per_token) for per_token in (False, True))
+    assert choice == (by_sum.argmax(), by_mean.argmax())
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from t5x_instruct.checkpoints.manager import BestStep
 from t5x_instruct.evaluation import charts
 from t5x_instruct.evaluation.report import summary_text, write_report
-from t5x_instruct.evaluation.results import EvalExample, EvalResult, TaskResult
+from t5x_instruct.evaluation.results import Best, EvalExample, EvalResult, TaskResult, TemplateFigures
 
 HOSTILE = "<script>alert('x')</script> & \"quoted\" </style></pre>"
 VOID = {"meta", "rect", "line", "path", "circle", "br", "wbr", "i"}
@@ -195,6 +196,77 @@ def test_tasks_of_only_one_evaluation_are_shown(tmp_path: Path) -> None:
         ("b", True, False),
         ("a", False, True),
     ]
+
+
+def each_template(shift: float) -> EvalResult:
+    """One task that was asked with two templates after two exemplars."""
+    figures = TaskResult(
+        "river",
+        "geography",
+        10,
+        {"exact_match": 20.0 + shift},
+        rank_accuracy=40.0 + shift,
+        rank_accuracy_normalized=45.0 + shift,
+        rank_chance=25.0,
+        num_ranked=20,
+        shots=1.5,
+        exemplars_dropped=1234,
+        templates=(
+            TemplateFigures({"exact_match": 10.0}, 30.0, 35.0),
+            TemplateFigures({"exact_match": 30.0}, 50.0, 55.0),
+        ),
+        best=Best(1, 33.25 + shift, 21.0),
+        examples=(EvalExample(3, f"Why {HOSTILE}", "b", "c", 1, (("one?", HOSTILE), ("two?", "2"))),),
+    )
+    return EvalResult("validation", (figures,), shots=2, templates="each")
+
+
+def test_exemplars_and_templates_are_shown(folder: Path) -> None:
+    best = BestStep(20, "validation/task_loss/capital", 1.25)
+    parsed = Page(write_report(folder, before=each_template(0.0), after=each_template(4.5), best=best).read_text())
+    for text in (
+        "Greedy answers, 2-shot, every template. Every figure is the mean over the task's templates.",
+        "1.5 in the mean over tasks, 1,234 did not fit",
+        "template 2 of 2",
+        "37.8",  # the best template's score after training
+        "49.5",  # by the likelihood of a token
+        "example 3, template 2",
+        "2 exemplars",
+        "step 20",
+        "validation/task_loss/capital 1.25",
+    ):
+        assert text in parsed.text, text
+    assert parsed.text.count(HOSTILE) >= 4
+    report = json.loads((folder / "report.json").read_text())
+    after = report["held_out"]["clusters"][0]["tasks"][0]["after"]
+    assert after["best_template"] == {"template": 1, "score": 37.75, "mean": 21.0}
+    assert [one["rank_accuracy"] for one in after["templates"]] == [30.0, 50.0]
+    assert report["held_out"]["after"]["best"] == 37.75
+    lines = summary_text(folder / "report.json").splitlines()
+    assert "best template  33.2 ->  37.8" in lines[1]
+    assert f"best checkpoint: step 20 (validation/task_loss/capital 1.25), named {folder}/checkpoints/best" in lines
+
+
+def test_evaluations_that_do_not_compare_are_a_problem(tmp_path: Path) -> None:
+    write_report(tmp_path, before=result(0.0, "x"), after=each_template(0.0))
+    problems = json.loads((tmp_path / "report.json").read_text())["problems"]
+    assert any("zero-shot before training and 2-shot, every template after" in problem for problem in problems)
+
+
+def test_validation_figures_of_each_task(folder: Path) -> None:
+    records = [
+        {"step": step, "kind": "validation", "loss": loss, "accuracy": 0.5, "task_loss": {"capital": loss}}
+        | {"task_accuracy": {"capital": loss / 8}}
+        for step, loss in ((0, 4.0), (9, 2.0))
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    parsed = Page(write_report(folder).read_text())
+    assert "Validation by task" in parsed.text
+    assert "capital4.0002.00050.025.0" in parsed.text
+    labels = [a.get("aria-label") or "" for _, a in parsed.elements]
+    assert any(label.startswith("Accuracy of tokens") for label in labels)
+    train = json.loads((folder / "report.json").read_text())["train"]
+    assert (train["first_validation_accuracy"], train["last_validation_accuracy"]) == (50.0, 50.0)
 
 
 def test_summary_for_the_terminal(folder: Path, report: dict[str, Any]) -> None:

@@ -10,8 +10,9 @@ from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.prepared import PreparedMixture, PrepareSpec, ensure_prepared
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.decoding import LanguageModel
+from t5x_instruct.evaluation.asking import chosen_indices
 from t5x_instruct.evaluation.results import EvalResult, TaskResult
-from t5x_instruct.evaluation.runner import chosen_indices, evaluate
+from t5x_instruct.evaluation.runner import evaluate
 from tests.decoding.alphabet import alphabet_model
 
 MODULE = "tests.evaluation.eval_tasks"

@@ -27,7 +27,13 @@ def record(target: str, prediction: str, **meta: Any) -> dict[str, Any]:
 
 
 def judge(task: str, *records: dict[str, Any]) -> dict[str, Any]:
-    request = {"modules": [MODULE], "module_options": {}, "vocabulary": "bytes", "tasks": {task: list(records)}}
+    answer = judge_groups(task, list(records))
+    (metrics,) = answer["metrics"]
+    return {"metrics": metrics, "problems": answer["problems"]}
+
+
+def judge_groups(task: str, *groups: list[dict[str, Any]]) -> dict[str, Any]:
+    request = {"modules": [MODULE], "module_options": {}, "vocabulary": "bytes", "tasks": {task: list(groups)}}
     return run(request)[task]
 
 
@@ -44,6 +50,14 @@ def test_metrics_of_a_task_keep_their_order_and_go_on_after_a_fault() -> None:
     assert "not a finite number" in text
     assert any("'not_a_number' is nan" in problem for problem in answer["problems"])
     assert len(answer["problems"]) == 4
+
+
+def test_each_group_has_its_metrics_and_a_fault_of_several_is_told_once() -> None:
+    right, wrong = record("xyz", "xyz"), record("a", "b")
+    answer = judge_groups("eval_letters", [right, wrong], [right], [], [wrong])
+    assert [group.get("exact_match") for group in answer["metrics"]] == [50.0, 100.0, None, 0.0]
+    assert answer["problems"] == judge("eval_letters", right, wrong)["problems"]
+    assert "given 2 pairs" in answer["problems"][0]
 
 
 def test_functions_are_called_as_seqio_calls_them() -> None:

@@ -47,10 +47,12 @@ class Saved:
 
     def __init__(self):
         self.steps = {}
+        self.metrics = {}
         self.waited_after = None
 
     def save(self, step, state, data_state, metrics=None):
         self.steps[step] = (jax.tree.map(np.asarray, state), data_state)
+        self.metrics[step] = metrics
 
     def wait(self):
         self.waited_after = max(self.steps, default=None)
@@ -76,7 +78,7 @@ def test_a_run_writes_what_happened(parts, tmp_path):
     trainer, fresh = parts
     saved, loader = Saved(), Batches()
     writer = MetricsWriter(tmp_path)
-    config = LoopConfig(train_steps=5, checkpoint_period=2, eval_period=4)
+    config = LoopConfig(train_steps=5, checkpoint_period=2, eval_period=4, keep_best="validation/task_loss/d")
     state = trainer(config, loader, lambda: Batches(num=2)).run(fresh(), writer, saved, Progress(5))
     writer.close()
     assert int(state.step) == 5
@@ -95,7 +97,14 @@ def test_a_run_writes_what_happened(parts, tmp_path):
         rate = record["target_tokens"] / record["seconds"]
         assert record["target_tokens_per_second"] == pytest.approx(rate)
     validation = [r for r in records if r["kind"] == "validation"]
-    assert set(validation[0]["task_loss"]) <= {"a", "b", "c"}
+    assert set(validation[0]["task_loss"]) == set(validation[0]["task_accuracy"]) <= {"a", "b", "c"}
+    assert not any("task_accuracy" in record for record in train)
+    # A checkpoint has the figures of its own step or none, and of a task without any example one that is no number.
+    assert saved.metrics[2] == {}
+    for step, figures in ((4, validation[1]), (5, validation[2])):
+        assert saved.metrics[step]["validation/loss"] == figures["loss"]
+        assert saved.metrics[step]["validation/accuracy"] == figures["accuracy"]
+        assert math.isnan(saved.metrics[step]["validation/task_loss/d"])
     assert validation[-1]["loss"] < validation[0]["loss"]  # the same few random batches are learned by heart
     assert list(tmp_path.glob("events.out.tfevents*"))
 

@@ -1,0 +1,124 @@
+"""One small run through the command line's own process: exemplars, every template, the best checkpoint."""
+
+import json
+
+import pytest
+
+import t5x_instruct
+from t5x_instruct.cli import main as cli
+
+SHARED = {
+    "MIXTURE_OR_TASK_NAME": "small",
+    "MIXTURE_OR_TASK_MODULE": "tests.small_tasks",
+    "HOLD_OUT": "small_ends",
+    "TASK_FEATURE_LENGTHS": "inputs=80,targets=8",
+    "MAX_NEW_TOKENS": 4,
+    "EVAL_EXAMPLES": 4,
+    "SHOTS": 2,
+    "EVAL_TEMPLATES": "each",
+}
+TRAIN = {"BATCH_SIZE": 8, "TRAIN_STEPS": 6, "CHECKPOINT_PERIOD": 1, "EVAL_PERIOD": 2, "WARMUP_STEPS": 0}
+EXEMPLARS = ["--exemplars=small_last", "--module=tests.small_tasks"]
+
+
+def words(verb, settings):
+    return [verb, *(f"--gin.{name}={value}" for name, value in settings.items())]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, prepared_root):
+    """A run whose learning rate ruins the model after a while, so that the best step is not the last."""
+    folder = tmp_path_factory.mktemp("run")
+    settings = SHARED | TRAIN | {"PREPARED_DIR": prepared_root, "MODEL_DIR": folder, "KEEP_BEST": "validation/loss"}
+    settings |= {"LEARNING_RATE": 3.0, "LoopConfig.eval_steps": 2}
+    assert cli.main([*words("train", settings), "--gin_file=recipes/tiny.gin"]) == 0
+    return folder
+
+
+def validation(run):
+    records = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return {record["step"]: record for record in records if record["kind"] == "validation"}
+
+
+def test_the_best_checkpoint_is_kept_and_reported(run):
+    losses = {step: record["loss"] for step, record in validation(run).items() if step}
+    best = min(losses, key=losses.get)
+    assert best != 6, losses
+    assert sorted(int(path.name) for path in (run / "checkpoints").iterdir()) == sorted({best, 5, 6})
+    report = json.loads((run / "report.json").read_text())
+    assert report["best_checkpoint"] == {"step": best, "metric": "validation/loss", "value": losses[best]}
+    assert f"step {best}" in (run / "report.html").read_text()
+
+
+def test_the_best_checkpoint_can_be_loaded(run):
+    best = json.loads((run / "report.json").read_text())["best_checkpoint"]["step"]
+    lm, newest = t5x_instruct.load(f"{run}/checkpoints/best"), t5x_instruct.load(str(run))
+    (named,) = t5x_instruct.load(f"{run}/checkpoints/{best}").score(["Say ant."], ["ant"])
+    assert lm.score(["Say ant."], ["ant"])[0] == named != newest.score(["Say ant."], ["ant"])[0]
+
+
+def test_held_out_tasks_are_asked_with_exemplars_and_every_template(run):
+    held_out = json.loads((run / "report.json").read_text())["held_out"]
+    assert (held_out["shots"], held_out["templates"]) == (2, "each")
+    (cluster,) = held_out["clusters"]
+    (task,) = cluster["tasks"]
+    for moment in ("before", "after"):
+        figures = task[moment]
+        assert (figures["shots"], figures["exemplars_dropped"], len(figures["templates"])) == (2.0, 0, 2)
+        assert figures["rank_accuracy"] == pytest.approx(sum(t["rank_accuracy"] for t in figures["templates"]) / 2)
+        assert figures["rank_accuracy_normalized"] is not None
+        assert figures["best_rank_template"]["template"] in (0, 1)
+    samples = [json.loads((run / "samples" / f"held_out_{m}.json").read_text()) for m in ("before", "after")]
+    asked = [[(e["prompt"], e["exemplars"]) for e in sample["tasks"][0]["examples"]] for sample in samples]
+    assert asked[0] == asked[1]
+
+
+def test_every_trained_task_is_validated(run):
+    for record in validation(run).values():
+        assert set(record["task_loss"]) == set(record["task_accuracy"]) == {"small_copy", "small_first"}
+    tasks = json.loads((run / "report.json").read_text())["train"]["validation_tasks"]
+    assert tasks["small_copy"]["last_loss"] == validation(run)[6]["task_loss"]["small_copy"]
+
+
+def test_eval_asks_the_same_questions_and_shows_them(run, prepared_root, capsys, tmp_path):
+    model = {"INITIAL_CHECKPOINT_PATH": run, "PREPARED_DIR": prepared_root}
+    output = tmp_path / "figures.json"
+    assert cli.main([*words("eval", SHARED | model), f"--output={output}"]) == 0
+    shown = capsys.readouterr().out
+    assert "asked 2-shot, every template" in shown
+    assert shown.splitlines()[0].split()[-4:] == ["template", "best", "best", "rank"]
+    after = json.loads((run / "samples" / "held_out_after.json").read_text())
+    assert json.loads(output.read_text())["tasks"] == after["tasks"]
+
+
+@pytest.mark.parametrize("length", [200, 40])
+def test_infer_puts_exemplars_in_front(run, prepared_root, capsys, length):
+    model = words("infer", {"INITIAL_CHECKPOINT_PATH": run, "MAX_NEW_TOKENS": 2})
+    more = ["--prompt=Last letter of owl?", f"--inputs_length={length}", f"--prepared_dir={prepared_root}"]
+    assert cli.main([*model, *EXEMPLARS, *more, "--shots=3"]) == 0
+    noted = capsys.readouterr().err
+    assert ("of 3 exemplars, more do not fit into 40 tokens: 'Last letter of owl?'" in noted) == (length == 40)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--shots=2"], "exemplars need a task"),
+        (EXEMPLARS, "exemplars need a task"),
+        (["--shots=1", *EXEMPLARS, "--exemplars=small"], "is a mixture"),
+        (["--shots=1", *EXEMPLARS, "--inputs_length=0"], "--inputs_length 0: must be at least 1"),
+    ],
+)
+def test_exemplars_that_cannot_be_had_are_explained(run, prepared_root, capsys, arguments, message):
+    model = words("infer", {"INITIAL_CHECKPOINT_PATH": run})
+    assert cli.main([*model, "--prompt=a", f"--prepared_dir={prepared_root}", *arguments]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_metric_that_no_checkpoint_has_ends_the_run_before_it_begins(prepared_root, tmp_path, capsys):
+    settings = SHARED | TRAIN | {"PREPARED_DIR": prepared_root, "MODEL_DIR": tmp_path / "run"}
+    words_of = words("train", settings | {"KEEP_BEST": "validation/task_loss/small_cop"})
+    for extra in ([], ["--dry_run"]):
+        assert cli.main([*words_of, "--gin_file=recipes/tiny.gin", *extra]) == 2
+        assert "nearest: 'validation/task_loss/small_copy'" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()

@@ -1,0 +1,30 @@
+"""Which way of choosing tokens a command asks for."""
+
+from pathlib import Path
+from typing import Any
+
+from t5x_instruct.cli import main as cli
+from t5x_instruct.runs.infer import Inference
+from t5x_instruct.runs.settings import ModelSettings
+from tests.runs.test_opening import config
+
+
+def test_answers_are_chosen_as_the_settings_say() -> None:
+    model = ModelSettings(config=config(15), vocabulary="bytes")
+    inference = Inference(model=model, max_new_tokens=4, num_beams=3, length_penalty=2.0)
+    expected = inference.language_model.generate(["Hi"], 4, num_beams=3, length_penalty=2.0)
+    assert inference.answer([{"prompt": "Hi"}]) == expected
+    assert inference.language_model.generate(["Hi"], 4) != expected
+
+
+def test_the_command_line_hands_its_options_on(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    made: list[Inference] = []
+    monkeypatch.setattr(Inference, "answer", lambda self, requests: made.append(self) or ["."])
+    command = ["infer", f"--gin.INITIAL_CHECKPOINT_PATH='{tmp_path}'", "--prompt=x"]
+    assert cli.main([*command, "--num_beams=4", "--length_penalty=0.9"]) == 0
+    assert cli.main([*command, "--temperature=0.7", "--top_k=5", "--top_p=0.8"]) == 0
+    chosen = [(one.temperature, one.top_k, one.top_p, one.num_beams, one.length_penalty) for one in made]
+    assert chosen == [(0.0, 0, 1.0, 4, 0.9), (0.7, 5, 0.8, 1, 0.6)]
+    # Before a model is read: there is none in this folder.
+    assert cli.main([*command, "--num_beams=2", "--temperature=0.7"]) == 2
+    assert "num_beams 2 with temperature 0.7" in capsys.readouterr().err

@@ -1,0 +1,46 @@
+"""A model of any size opens on any number of devices."""
+
+import jax
+import pytest
+
+from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
+from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
+from t5x_instruct.partitioning.rules import tree_shardings
+from t5x_instruct.runs.opening import inference_mesh, open_language_model
+from t5x_instruct.runs.settings import ModelSettings
+
+
+def config(emb_dim: int) -> DecoderConfig:
+    return DecoderConfig(
+        vocab_size=259,
+        emb_dim=emb_dim,
+        num_layers=1,
+        num_heads=3,
+        num_kv_heads=1,
+        head_dim=2,
+        mlp_dim=7,
+        activation="silu",
+        rope_theta=1e4,
+        norm_epsilon=1e-5,
+        tie_embeddings=False,
+    )
+
+
+@pytest.mark.parametrize(("emb_dim", "data", "fsdp"), [(24, 1, 8), (12, 2, 4), (15, 8, 1)])
+def test_parameters_are_sharded_over_the_devices_that_divide_them(emb_dim: int, data: int, fsdp: int) -> None:
+    assert jax.device_count() == 8
+    model = DecoderModel(config(emb_dim))
+    abstract, axes = jax.eval_shape(model.init, jax.random.key(0)), model.param_axes()
+    mesh = inference_mesh(abstract, axes)
+    assert dict(mesh.shape) == {"replica": 1, "data": data, "fsdp": fsdp, "sequence": 1, "model": 1}
+    embedding = tree_shardings(abstract, axes, mesh)["token_embedder"]["embedding"]
+    assert embedding.shard_shape((259, emb_dim)) == (259, emb_dim // fsdp)
+
+
+def test_an_odd_model_answers_as_on_one_device() -> None:
+    lm = open_language_model(ModelSettings(config=config(15), vocabulary="bytes"))
+    prompts = ["one", "two and", "three", "f", "5", "six", "seven", "8"]
+    spread = lm.generate(prompts, max_new_tokens=4)
+    one = make_mesh(MeshConfig(), jax.devices()[:1])
+    lm.params = jax.device_put(lm.params, tree_shardings(lm.params, lm.model.param_axes(), one))
+    assert lm.generate(prompts, max_new_tokens=4) == spread
