@@ -38,6 +38,7 @@ EXTRAS_REQUIRE = {
         "hypothesis>=6.120,<7",
         "mypy>=1.15,<3",
         "pytest>=8.3,<10",
+        "pytest-xdist>=3.6,<4",
         "ruff>=0.9,<1",
     ],
 }

@@ -13,4 +13,5 @@ if [[ $# -eq 0 ]]; then
   ruff format --check .
   mypy
 fi
-exec python -m pytest "$@"
+# Two at a time: much of a test is tracing and compiling, on one core. A file stays in one process, with its fixtures.
+exec python -m pytest -n 2 --dist loadfile "$@"
