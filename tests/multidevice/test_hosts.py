@@ -1,37 +1,52 @@
 """Real processes over loopback: each reads its share, together they are one run."""
 
+import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 from t5x_instruct.data.prepared import ensure_prepared
-from t5x_instruct.data.vocabularies import ByteVocabulary
 
-from .two_hosts import STEPS, settings
+from .two_hosts import STEPS, lonely_settings, settings, spec_of
 
 CHECKOUT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def prepared(prepared_root):
-    ensure_prepared(settings(prepared_root).prepare_spec(ByteVocabulary(), "bytes"))
+    for data in (settings(prepared_root), lonely_settings(prepared_root)):
+        ensure_prepared(spec_of(data), in_process=True)
     return prepared_root
 
 
-def run_hosts(count, prepared, output):
-    """Starts `count` processes with four devices in all and reads what each of them saw."""
+class Saw(NamedTuple):
+    """What one process saw.
+
+    Attributes:
+        arrays: its shares of the batches, and `losses`.
+        figures: see `two_hosts.Host.figures`.
+    """
+
+    arrays: dict
+    figures: dict
+
+
+def start_hosts(count, prepared, output):
+    """Starts `count` processes with four devices in all."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     children = []
     for host in range(count):
         environment = os.environ | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count}",
+            # LLVM's optimisations take half of the time.
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} --xla_backend_optimization_level=0",
             "PYTHONPATH": str(CHECKOUT),
             "T5X_INSTRUCT_COORDINATOR": f"127.0.0.1:{port}",
             "T5X_INSTRUCT_NUM_HOSTS": str(count),
@@ -43,17 +58,31 @@ def run_hosts(count, prepared, output):
         children.append(
             subprocess.Popen(command, env=environment, cwd=CHECKOUT, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL)
         )
+    return children
+
+
+def what_they_saw(children, output):
+    """Waits for the processes and reads what each of them saw."""
     errors = [child.communicate(timeout=300)[1].decode() for child in children]
     for child, error in zip(children, errors, strict=True):
         assert child.returncode == 0, error[-3000:]
-    return [dict(np.load(output / f"host{host}.npz")) for host in range(count)]
+    return [
+        Saw(dict(np.load(output / f"host{host}.npz")), json.loads((output / f"host{host}.json").read_text()))
+        for host in range(len(children))
+    ]
 
 
-def test_two_processes_read_halves_of_one_host_s_batches_and_train_like_it(prepared, tmp_path):
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    (whole,) = run_hosts(1, prepared, tmp_path / "one")
-    halves = run_hosts(2, prepared, tmp_path / "two")
+@pytest.fixture(scope="module")
+def one_and_two(prepared, tmp_path_factory):
+    """What one process saw, and what each of two did."""
+    folders = [tmp_path_factory.mktemp(name) for name in ("one", "two")]
+    started = [start_hosts(count, prepared, folder) for count, folder in enumerate(folders, 1)]
+    (whole,), halves = map(what_they_saw, started, folders)
+    return whole, halves
+
+
+def test_two_processes_read_halves_of_one_host_s_batches_and_train_like_it(one_and_two):
+    whole, halves = (one_and_two[0].arrays, [half.arrays for half in one_and_two[1]])
     keys = [key for key in whole if key != "losses"]
     assert len(keys) == 6 * STEPS
     for key in keys:
@@ -61,3 +90,16 @@ def test_two_processes_read_halves_of_one_host_s_batches_and_train_like_it(prepa
         assert len(halves[0][key]) == len(halves[1][key]) == 4
     np.testing.assert_array_equal(halves[0]["losses"], halves[1]["losses"])
     np.testing.assert_allclose(halves[0]["losses"], whole["losses"], rtol=1e-5)
+
+
+def test_two_processes_find_exactly_the_figures_of_one(one_and_two):
+    """Though the last validation batch of one mixture is not full, and the other has one example for two hosts."""
+    whole, halves = (one_and_two[0].figures, [half.figures for half in one_and_two[1]])
+    assert halves[0] == halves[1] == whole
+    assert whole["rows"]["small"] % settings("").batch_size
+    assert whole["rows"]["lonely"] == 1
+    for mixture in ("small", "lonely"):
+        assert whole["validation"][mixture]["target_tokens"] > 0
+    tasks = {task["task"]: task for task in whole["evaluation"]["tasks"]}
+    assert {name: task["num_examples"] for name, task in tasks.items()} == {"lonely_one": 1, "small_last": 3}
+    assert not any(task["problems"] for task in tasks.values())
