@@ -1,6 +1,6 @@
 """Whether training is the same on any mesh and for any number of micro-batches: two Markdown tables, on CPU.
 
-    python benchmarks/exactness.py                      # both tables: about 15 minutes on two cores
+    python benchmarks/exactness.py                      # both tables: about 25 minutes on two cores
     python benchmarks/exactness.py --only accumulation  # or meshes
 
 Tiny models in float32, packed rows whose numbers of trained tokens differ tenfold, a new batch every step, eight CPU

@@ -322,9 +322,9 @@ class T5Model(LinenModel):
 
     `hidden` reads of a batch ``encoder_input_tokens``, ``decoder_input_tokens`` and, of both sides and where present,
     ``*_segment_ids`` (0 is padding; absent: one segment without padding) and ``*_positions`` (absent: 0, 1, 2, ...
-    along the row). A decoder token sees the encoder's tokens of its own segment. Positions within a segment are
-    consecutive, so that the distance of two tokens is that of their slots in the row, which is what relative positions
-    are made of; a row that leaves positions out would need a model with absolute ones.
+    along the row). A decoder token sees the encoder's tokens of its own segment. Relative positions are the distances
+    of slots in the row, as in T5X: the same as those of positions, which within a segment are consecutive in
+    consecutive slots. ``decoder_positions`` say what comes before what; ``encoder_positions`` are not needed.
 
     Args:
         config: sizes and constants.

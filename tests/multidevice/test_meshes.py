@@ -1,38 +1,62 @@
-"""Any mesh trains as one device does, and a checkpoint of one mesh goes on on another."""
+"""Any mesh trains as one device does, a checkpoint of one goes on on another; what a device holds, and what it sends.
+
+One file, so that the tests share the compiled steps of the tiny models.
+"""
+
+import functools
+import math
+import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks.exactness import (
+    INPUTS_LENGTH,
     OPTIMIZERS,
     PEAK_RATES,
+    ROWS,
     STEPS,
+    TARGETS_LENGTH,
     TOLERANCE,
     WARMUP_STEPS,
+    Case,
     all_meshes,
     compile_training,
     largest_difference,
     loss_curve,
     mesh_cases,
+    mesh_of,
     packed_batch,
     shown,
     tiny_model,
 )
 from t5x_instruct.checkpoints.manager import Checkpoints
 from t5x_instruct.partitioning.arrays import to_global
+from t5x_instruct.partitioning.mesh import MeshConfig
 from t5x_instruct.training.state import place_state
 
-from .compiled import (
-    DATA_FSDP_MODEL,
-    DEFAULT,
-    FSDP,
-    FSDP_MODEL,
-    QUICK,
-    REPLICA_DATA,
-    curve_alone,
-    trained,
-)
+# LLVM's optimisations take half of the time, and come after everything that is tested here.
+QUICK = {"xla_backend_optimization_level": 0}
+
+REPLICA_DATA = Case("decoder", MeshConfig(replica=2, data=4, fsdp=1), micro_batches=3)
+FSDP = Case("t5", MeshConfig(fsdp=8))
+FSDP_MODEL = Case("decoder", MeshConfig(fsdp=4, model=2))
+DATA_FSDP_MODEL = Case("t5", MeshConfig(data=2, fsdp=2, model=2))
+DEFAULT = (REPLICA_DATA, FSDP_MODEL, FSDP, DATA_FSDP_MODEL)
+
+
+@functools.cache
+def trained(case):
+    return compile_training(case, QUICK)
+
+
+@functools.cache
+def curve_alone(case):
+    """The losses on one device; `case` is `Case.alone()` of another."""
+    return loss_curve(trained(case))
 
 
 def name_of(case):
@@ -96,3 +120,111 @@ def test_a_checkpoint_goes_on_on_another_mesh(tmp_path, first, second):
     _, metrics = there.step(new_run, to_global(packed_batch(tiny_model(first.kind), 0), there.mesh))
     peak = PEAK_RATES[OPTIMIZERS[first.kind]]
     assert float(metrics["learning_rate"]) == pytest.approx(peak / WARMUP_STEPS)
+
+
+SIDES = (INPUTS_LENGTH, TARGETS_LENGTH, INPUTS_LENGTH + TARGETS_LENGTH)
+# Sizes of a dimension that holds the rows of the whole batch, alone or merged with the length.
+WHOLE_BATCH = {ROWS} | {ROWS * length for length in SIDES}
+AVERAGES = {
+    "decoder": ("opt_state/mu/", "opt_state/nu/", "ema/"),
+    "t5": ("opt_state/ema/", "opt_state/statistics/"),
+}
+COLLECTIVE = re.compile(
+    r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute|ragged-all-to-all)(?:-start)?\("
+)
+
+
+def shapes_in(text):
+    """The dimensions of every array a compiled program names; of a sharded program, each device's part."""
+    found = re.findall(r"\b(?:pred|[a-z]+\d+)\[([\d,]*)\]", text)
+    return {tuple(int(size) for size in dims.split(",") if size) for dims in found}
+
+
+def collectives(text):
+    """Kind of each collective -> the sizes of the arrays it gives."""
+    found = {}
+    for line in text.splitlines():
+        if match := COLLECTIVE.search(line):
+            found.setdefault(match[2], set()).update(map(math.prod, shapes_in(match[1])))
+    return found
+
+
+def rows_of(case):
+    """Rows of a batch on one device."""
+    return ROWS // math.prod(mesh_of(case.mesh).shape[axis] for axis in ("replica", "data", "fsdp"))
+
+
+def parts_of(name, mesh):
+    """Into how many parts an array of the state has to be cut: from its name, not from the table of rules."""
+    fsdp, model = mesh.shape["fsdp"], mesh.shape["model"]
+    last = name.split("/")[-1]
+    by_name = {"scale": 1, "rel_embedding": model, "row": fsdp, "column": model}
+    return by_name.get(last, fsdp * model)
+
+
+@pytest.mark.parametrize("case", DEFAULT, ids=name_of)
+def test_parameters_moments_and_averages_are_cut_as_the_axes_say(case):
+    training = trained(case)
+    (state_in, batch_in), _ = training.step.input_shardings
+    state_out, _ = training.step.output_shardings
+    leaves = jax.tree_util.tree_leaves_with_path(training.abstract)
+    held = set()
+    for (path, leaf), before, after in zip(leaves, jax.tree.leaves(state_in), jax.tree.leaves(state_out), strict=True):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        for sharding in (before, after):
+            cut = leaf.size // math.prod(sharding.shard_shape(leaf.shape))
+            assert cut == (parts_of(name, training.mesh) if leaf.ndim else 1), name
+        held.add("/".join(part for part in name.split("/") if not part.isdigit()).partition("token_embedder")[0])
+    assert held >= {"params/", *AVERAGES[case.kind]}
+    assert {sharding.shard_shape((ROWS, 1))[0] for sharding in jax.tree.leaves(batch_in)} == {rows_of(case)}
+
+
+@pytest.mark.parametrize("case", [FSDP, FSDP_MODEL, DATA_FSDP_MODEL], ids=name_of)
+def test_no_device_ever_holds_the_whole_batch_of_anything(case):
+    assert not [shape for shape in shapes_in(trained(case).step.as_text()) if WHOLE_BATCH & set(shape)]
+
+
+def test_an_activation_that_is_replicated_would_be_seen():
+    mesh = mesh_of(FSDP.mesh)
+
+    def product(x):
+        return jax.lax.with_sharding_constraint(jnp.sin(x), NamedSharding(mesh, PartitionSpec())) + 1
+
+    rows = NamedSharding(mesh, PartitionSpec("fsdp"))
+    compiled = jax.jit(product, in_shardings=rows, out_shardings=rows).lower(jnp.zeros((ROWS, 5))).compile()
+    assert WHOLE_BATCH & {size for shape in shapes_in(compiled.as_text()) for size in shape}
+    assert collectives(compiled.as_text())["all-gather"] == {ROWS * 5}
+
+
+def layer_sizes(case):
+    """Elements of the matrices of one layer, and of the tables, as each device of the model axis has them."""
+    abstract = jax.eval_shape(tiny_model(case.kind).init, jax.random.key(0))
+    sizes = set()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(abstract):
+        name = jax.tree_util.keystr(path)
+        if "kernel" in name or "'embedding'" in name:
+            shape = leaf.shape[1:] if "layers" in name else leaf.shape
+            sizes.add(math.prod(shape) // mesh_of(case.mesh).shape["model"])
+    return sizes
+
+
+@pytest.mark.parametrize("case", [FSDP, FSDP_MODEL, DATA_FSDP_MODEL], ids=name_of)
+def test_fsdp_gathers_parameters_a_layer_at_a_time_and_nothing_else(case):
+    sent = collectives(trained(case).step.as_text())
+    assert sent["all-gather"] == layer_sizes(case)
+    assert set(sent) <= {"all-gather", "all-reduce", "reduce-scatter"}
+
+
+@pytest.mark.parametrize("case", [REPLICA_DATA, FSDP], ids=name_of)
+def test_without_a_model_axis_only_gradients_and_sums_are_added_up(case):
+    sent = collectives(trained(case).step.as_text())
+    sums = sent["all-reduce"] | sent.get("reduce-scatter", set())
+    sizes, fsdp = layer_sizes(case), mesh_of(case.mesh).shape["fsdp"]
+    # Over the other axes only a device's own part is added up.
+    parts = sizes | {size // fsdp for size in sizes}
+    assert sizes <= sums or {size // fsdp for size in sizes} <= sums
+    # Norm scales, factored statistics, biases by distance and metrics; any activation of a device is larger.
+    length = TARGETS_LENGTH if case.kind == "t5" else INPUTS_LENGTH + TARGETS_LENGTH
+    assert max(sums - parts) < rows_of(case) // case.micro_batches * length * tiny_model(case.kind).config.emb_dim
+    if case is REPLICA_DATA:
+        assert set(sent) == {"all-reduce"}

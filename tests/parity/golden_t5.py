@@ -77,19 +77,19 @@ def build(case: str) -> Any:
     model = T5ForConditionalGeneration(config).float().eval()
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.shared.weight))
-    draw(model, 100 + sorted(CASES).index(case), partial(_stddev, settings, tied and not scale))
+    draw(model, 100 + sorted(CASES).index(case), partial(_stddev, CASES[case]))
     return model
 
 
-def _stddev(settings: dict[str, Any], small_embedding: bool, name: str, shape: tuple[int, ...]) -> float | None:
+def _stddev(settings: dict[str, Any], name: str, shape: tuple[int, ...]) -> float | None:
     if name == "shared.weight":
-        return 0.5 if small_embedding else 1.0
+        return 0.5 if settings["tied_head"] and not settings["scale"] else 1.0
     if name.endswith(".q.weight"):
         # Scores are not divided.
         return 1.5 * (settings["d_model"] * settings["d_kv"]) ** -0.5
     if name.endswith("relative_attention_bias.weight"):
         return 1.5
-    if name.endswith((".o.weight", ".wo.weight")):
+    if name.endswith((".o.weight", ".wo.weight")) and settings["tied_head"]:
         # Above what the residual stream begins with: a tied head would only repeat the last token otherwise.
         return 4.0 * shape[-1] ** -0.5
     if name == "lm_head.weight":
@@ -130,5 +130,5 @@ def compute(case: str) -> Arrays:
     prompts = [inputs[row, :length] for row, length in enumerate(LENGTHS)]
     out |= greedy(next_logits, prompts, TARGETS)
     if case in BEAM_CASES:
-        out |= beams(model, next_logits, [rng.integers(0, vocab, n) for n in BEAM_PROMPTS], eos_id=33)
+        out |= beams(model, next_logits, [rng.integers(0, vocab, n) for n in BEAM_PROMPTS], eos_id=4)
     return out

@@ -55,8 +55,9 @@ def test_the_goldens_say_something() -> None:
     assert {case.partition("_")[0] for case in CASES} == {"llama", "t5"}
     for case in CASES:
         theirs, wider = (answers_of(load(case), rule) for rule in ("sequences", "wider_sequences"))
-        same = np.mean([a == b for a, b in zip(theirs, wider, strict=True)])
-        assert same >= 0.5
+        # Some answers are the same by both rules, some are not.
+        same = sum(a == b for a, b in zip(theirs, wider, strict=True))
+        assert 3 <= same < len(wider)
         assert len({len(answer) for answer in wider}) > 3
         assert (load(case)["beam/gaps"] > 1e-3).all()
 

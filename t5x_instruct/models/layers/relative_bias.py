@@ -25,9 +25,9 @@ def bucket_starts(buckets: int, max_distance: int) -> np.ndarray:
     exact = buckets // 2
     wide = buckets - exact
     starts = list(range(1, exact))
-    n = exact
     for j in range(wide):
-        # exact * (max_distance / exact) ** (j / wide) <= n
+        # The smallest n with exact * (max_distance / exact) ** (j / wide) <= n.
+        n = max(int(exact * (max_distance / exact) ** (j / wide)) - 1, exact)
         while n**wide * exact**j < exact**wide * max_distance**j:
             n += 1
         starts.append(n)
