@@ -41,7 +41,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Prepares what is not prepared yet and prints what there is."""
     import_tensorflow()
-    from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared
+    from t5x_instruct.data.prepare_spec import PrepareSpec
+    from t5x_instruct.data.prepared import ensure_prepared
     from t5x_instruct.data.vocabularies import load_vocabulary
     from t5x_instruct.runs.settings import default_prepared_dir
 

@@ -90,7 +90,7 @@ def _count(task: Any, split: str) -> int | None:
 
 def _show(args: argparse.Namespace) -> int:
     from t5x_instruct.data.prepare import preview
-    from t5x_instruct.data.prepared import PrepareSpec
+    from t5x_instruct.data.prepare_spec import PrepareSpec
 
     import_tensorflow()
     from t5x_instruct.data.tasks import import_task_modules, task_info

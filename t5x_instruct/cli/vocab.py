@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> int:
     ]
     if problems:
         raise ConfigError(problems)
-    from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared
+    from t5x_instruct.data.prepare_spec import PrepareSpec
+    from t5x_instruct.data.prepared import ensure_prepared
     from t5x_instruct.data.vocabulary_training import refuse_existing, texts_of, train_vocabulary
     from t5x_instruct.runs.settings import default_prepared_dir
 

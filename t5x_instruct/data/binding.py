@@ -9,7 +9,8 @@ import seqio
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.data.fingerprints import Describer, fingerprint_of, state_of_files
-from t5x_instruct.data.prepared import EXEMPLARS, PrepareSpec, Role, renderer_fingerprint
+from t5x_instruct.data.prepare_spec import EXEMPLARS, PrepareSpec, Role
+from t5x_instruct.data.prepared import renderer_fingerprint
 from t5x_instruct.data.prompt_formats import make_prompt_format, prompt_tail
 from t5x_instruct.data.records import FORMAT_VERSION
 from t5x_instruct.data.seqio_vocabulary import ModelVocabulary, SeqioVocabulary

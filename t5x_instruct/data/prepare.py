@@ -23,13 +23,8 @@ import seqio
 from t5x_instruct.common.errors import ConfigError, DataError, InstructError, unknown
 from t5x_instruct.common.io import read_json, sha256_of_file, sha256_of_json, write_json
 from t5x_instruct.data.binding import BoundTask, bind_mixture, splits_of
-from t5x_instruct.data.prepared import (
-    PreparedMixture,
-    PreparedSplit,
-    PrepareSpec,
-    load_prepared,
-    manifest_path,
-)
+from t5x_instruct.data.prepare_spec import PrepareSpec
+from t5x_instruct.data.prepared import PreparedMixture, PreparedSplit, load_prepared, manifest_path
 from t5x_instruct.data.preprocessors import RenderContext
 from t5x_instruct.data.records import FORMAT_VERSION, Example
 from t5x_instruct.data.render_splits import (

@@ -21,7 +21,8 @@ from array_record.python import array_record_module
 from t5x_instruct.common.errors import DataError, InstructError
 from t5x_instruct.common.io import crc32c_of_file, sync_folder, write_json
 from t5x_instruct.data.binding import BoundTask
-from t5x_instruct.data.prepared import EXEMPLARS, PreparedSplit, PrepareSpec, lengths_path, split_folder
+from t5x_instruct.data.prepare_spec import EXEMPLARS, PrepareSpec
+from t5x_instruct.data.prepared import PreparedSplit, lengths_path, split_folder
 from t5x_instruct.data.preprocessors import RenderContext, rendering
 from t5x_instruct.data.prompt_formats import with_eos
 from t5x_instruct.data.records import FORMAT_VERSION, Example, encode_record

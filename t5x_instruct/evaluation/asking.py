@@ -10,7 +10,8 @@ import numpy as np
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.data.cutting import cut_inputs
-from t5x_instruct.data.prepared import EXEMPLARS, PreparedMixture, PreparedTask
+from t5x_instruct.data.prepare_spec import EXEMPLARS
+from t5x_instruct.data.prepared import PreparedMixture, PreparedTask
 from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.records import Example
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary

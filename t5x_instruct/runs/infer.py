@@ -12,7 +12,7 @@ import numpy as np
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.common.io import write_bytes
-from t5x_instruct.data.prepared import EXEMPLARS
+from t5x_instruct.data.prepare_spec import EXEMPLARS
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.decoding.sampling import Sampling
 from t5x_instruct.evaluation.exemplars import ExemplarPool, PromptForm, fitted

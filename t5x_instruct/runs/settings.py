@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from t5x_instruct.common.errors import ConfigError, unknown
-from t5x_instruct.data.prepared import PrepareSpec, Templates
+from t5x_instruct.data.prepare_spec import PrepareSpec, Templates
 from t5x_instruct.data.prompt_formats import PROMPT_FORMATS, default_prompt_format
 from t5x_instruct.data.vocabularies import Vocabulary
 

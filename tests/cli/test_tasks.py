@@ -111,7 +111,8 @@ def test_a_module_that_is_not_there_is_named(capsys) -> None:
 
 
 def test_prepare_writes_what_training_reads(module: str, tmp_path: Path, capsys) -> None:
-    from t5x_instruct.data.prepared import PrepareSpec, load_prepared
+    from t5x_instruct.data.prepare_spec import PrepareSpec
+    from t5x_instruct.data.prepared import load_prepared
 
     words = ["prepare", "cli_mixture", "--module", module, "--vocabulary", "bytes"]
     rows = run_json(capsys, *words, "--hold_out", "cli_geography", "--prepared_dir", str(tmp_path), "--variants", "2")

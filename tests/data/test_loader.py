@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from t5x_instruct.common.errors import DataError
 from t5x_instruct.data.converters import DecoderConverter, EncoderDecoderConverter
 from t5x_instruct.data.loader import Loader
-from t5x_instruct.data.prepared import Example, PreparedMixture, PreparedTask, PrepareSpec
+from t5x_instruct.data.prepare_spec import PrepareSpec
+from t5x_instruct.data.prepared import Example, PreparedMixture, PreparedTask
 
 START, PAD = 1, 0
 INPUTS_LENGTH, TARGETS_LENGTH = 16, 14

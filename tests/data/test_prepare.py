@@ -13,7 +13,8 @@ import tensorflow as tf
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data import render_splits
 from t5x_instruct.data.prepare import prepare
-from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared, load_prepared, manifest_path
+from t5x_instruct.data.prepare_spec import PrepareSpec
+from t5x_instruct.data.prepared import ensure_prepared, load_prepared, manifest_path
 from t5x_instruct.data.seqio_vocabulary import model_features
 from t5x_instruct.data.vocabularies import ByteVocabulary
 
@@ -123,7 +124,8 @@ def test_reading_imports_no_tensorflow(tmp_path):
     prepare(spec, _quiet)
     code = (
         "import json, sys\n"
-        "from t5x_instruct.data.prepared import PrepareSpec, ensure_prepared\n"
+        "from t5x_instruct.data.prepare_spec import PrepareSpec\n"
+        "from t5x_instruct.data.prepared import ensure_prepared\n"
         "mixture = ensure_prepared(PrepareSpec.from_json(json.loads(sys.argv[1])))\n"
         "assert len(mixture.tasks[0].splits['train'].read(5).targets) == 7\n"
         "assert mixture.tasks[0].splits['train'].lengths[5, 1] == 7\n"

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.common.io import crc32c_of_file, read_json, write_json
 from t5x_instruct.data import prepared as prepared_lib
-from t5x_instruct.data.prepared import Example, PreparedSplit, PrepareSpec, folder_name
+from t5x_instruct.data.prepare_spec import PrepareSpec
+from t5x_instruct.data.prepared import Example, PreparedSplit, folder_name
 from t5x_instruct.data.records import MAX_LIST_LENGTH, Readers, decode_record, encode_record
 
 META = {"inputs_pretokenized": "é\n", "targets_pretokenized": "", "options": ["a", "b"], "n": 3}

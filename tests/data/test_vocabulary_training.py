@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.prepare import prepare
-from t5x_instruct.data.prepared import PrepareSpec
+from t5x_instruct.data.prepare_spec import PrepareSpec
 from t5x_instruct.data.vocabularies import load_vocabulary
 from t5x_instruct.data.vocabulary_training import texts_of, train_vocabulary
 

@@ -11,7 +11,8 @@ import pytest
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.data.loader import Loader
-from t5x_instruct.data.prepared import EXEMPLARS, PreparedMixture, PrepareSpec, ensure_prepared
+from t5x_instruct.data.prepare_spec import EXEMPLARS, PrepareSpec
+from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
 from t5x_instruct.data.records import Example
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.decoding import LanguageModel

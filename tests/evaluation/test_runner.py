@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from t5x_instruct.common.errors import ConfigError, DataError
-from t5x_instruct.data.prepared import PreparedMixture, PrepareSpec, ensure_prepared
+from t5x_instruct.data.prepare_spec import PrepareSpec
+from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.decoding import LanguageModel
 from t5x_instruct.evaluation.asking import chosen_indices

@@ -1,0 +1,91 @@
+"""What `prepare` is asked to render, as plain values that a child process can be given."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from t5x_instruct.common.errors import ConfigError, unknown
+
+MAX_VARIANTS = 1000
+EXEMPLARS = "exemplars"  # a split made of 'train' for tasks that are evaluated; never trained on
+
+Role = Literal["train", "held_out"]
+Templates = Literal["drawn", "each"]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrepareSpec:
+    """What is to be rendered, and how.
+
+    Attributes:
+      mixture: name of a seqio mixture or task.
+      modules: module names or `.py` paths that register it.
+      vocabulary: what `load_vocabulary` opens.
+      prompt_format: 'plain', 'eos' or 'chat' (see `make_prompt_format`); applies to `inputs` of tasks that
+        follow the model, the EOS of 'eos' to those of all tasks.
+      splits: splits to render where a task has them. 'train' is never rendered for held-out tasks.
+      hold_out: clusters, tasks or mixtures (their tasks) that are evaluated and never trained on.
+      seed: of the draws of templates and options, and of seqio's seeded preprocessors.
+      variants: how many times each training example is rendered; other splits are rendered once.
+      exemplars: whether to render the split 'train' of tasks that are evaluated as the split 'exemplars'.
+        Those are the held-out tasks; all tasks if there is no hold-out and 'train' is not among the splits.
+      templates: 'drawn': each rendering draws its template; 'each': tasks that are evaluated are rendered
+        once with every template, variant v with template v.
+      root: folder of the prepared data.
+      module_options: settings of task modules, e.g. {'tasks.cot.FOLDER': '/data/cot'}.
+    """
+
+    mixture: str
+    modules: tuple[str, ...]
+    vocabulary: str
+    prompt_format: str = "plain"
+    splits: tuple[str, ...] = ("train", "validation")
+    hold_out: tuple[str, ...] = ()
+    seed: int = 0
+    variants: int = 1
+    exemplars: bool = False
+    templates: Templates = "drawn"
+    root: Path
+    module_options: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        for name in ("modules", "splits", "hold_out"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise ConfigError(f"{name} must be a list of names, not the text {value!r}")
+            object.__setattr__(self, name, tuple(value))
+        object.__setattr__(self, "root", Path(self.root))
+        object.__setattr__(self, "module_options", dict(self.module_options))
+        if not 1 <= self.variants <= MAX_VARIANTS:
+            raise ConfigError(f"variants must be from 1 to {MAX_VARIANTS}, not {self.variants}")
+        if self.templates not in ("drawn", "each"):
+            raise ConfigError(f"templates is {self.templates!r}; valid: 'drawn', 'each'")
+        if EXEMPLARS in self.splits:
+            raise ConfigError(f"splits names {EXEMPLARS!r}, which is made of 'train'; set exemplars=True instead")
+        if not self.splits and not self.exemplars:
+            raise ConfigError("splits is empty; name at least one, e.g. ('train', 'validation')")
+
+    def evaluates(self, role: Role) -> bool:
+        """Whether tasks of this role are evaluated rather than trained on."""
+        return role == "held_out" or not (self.hold_out or "train" in self.splits)
+
+    def to_json(self) -> dict[str, Any]:
+        """The spec as JSON values."""
+        values = dataclasses.asdict(self) | {"root": str(self.root)}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "PrepareSpec":
+        """The inverse of `to_json`.
+
+        Raises:
+          ConfigError: an unknown field, or one is missing.
+        """
+        fields = {f.name for f in dataclasses.fields(cls)}
+        problems = [unknown("field", name, fields) for name in values if name not in fields]
+        required = ("mixture", "modules", "vocabulary", "root")
+        problems += [f"missing field {name!r}" for name in required if name not in values]
+        if problems:
+            raise ConfigError(problems)
+        return cls(**values)
