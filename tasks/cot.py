@@ -20,7 +20,8 @@ from typing import Any
 
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.sources import Placed, RowSource, in_validation, read_tsv
-from t5x_instruct.data.tasks import accept_answers, add_mixture, add_task, module_option, proportional
+from t5x_instruct.data.task_modules import module_option
+from t5x_instruct.data.tasks import accept_answers, add_mixture, add_task, proportional
 from t5x_instruct.evaluation.metrics import exact_match
 from t5x_instruct.templates.prompts import Template
 

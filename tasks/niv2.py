@@ -28,7 +28,8 @@ import tensorflow as tf
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.data.preprocessors import CHUNK, render_context, without_ragged
 from t5x_instruct.data.sources import RowSource
-from t5x_instruct.data.tasks import add_mixture, add_task, module_option, proportional
+from t5x_instruct.data.task_modules import module_option
+from t5x_instruct.data.tasks import add_mixture, add_task, proportional
 from t5x_instruct.evaluation.metrics import Target, exact_match, rouge_l
 from t5x_instruct.templates.prompts import Template, draw
 from tasks.niv2_reader import EXAMPLES_LEFT_OUT, MIN_TO_SPLIT, TEST_INSTANCES, note_problems, read_head, report, rows

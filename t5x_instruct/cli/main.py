@@ -25,7 +25,7 @@ VERBS: dict[str, str] = {
     "infer": "let a model answer prompts",
     "prepare": "render and tokenize a mixture into files that training reads",
     "vocab": "train a SentencePiece vocabulary on a mixture's texts",
-    "tasks": "list registered tasks; show a task's examples as the model sees them",
+    "tasks": "list registered tasks, show their examples as the model sees them, and more",
 }
 
 

@@ -14,7 +14,8 @@ from t5x_instruct.data.prepared import renderer_fingerprint
 from t5x_instruct.data.prompt_formats import make_prompt_format, prompt_tail
 from t5x_instruct.data.records import FORMAT_VERSION
 from t5x_instruct.data.seqio_vocabulary import ModelVocabulary, SeqioVocabulary
-from t5x_instruct.data.tasks import clusters_of, import_task_modules, task_info, tasks_in
+from t5x_instruct.data.task_modules import import_task_modules
+from t5x_instruct.data.tasks import clusters_of, task_info, tasks_in
 from t5x_instruct.data.vocabularies import Vocabulary
 from t5x_instruct.templates.chat import PromptFormat
 

@@ -24,7 +24,7 @@ import seqio
 from t5x_instruct.common.errors import InstructError, unknown
 from t5x_instruct.common.io import write_json
 from t5x_instruct.data.binding import bind
-from t5x_instruct.data.tasks import import_task_modules
+from t5x_instruct.data.task_modules import import_task_modules
 from t5x_instruct.data.vocabularies import load_vocabulary
 from t5x_instruct.templates.chat import PlainFormat
 

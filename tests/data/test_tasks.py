@@ -13,16 +13,8 @@ from hypothesis import strategies as st
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.preprocessors import RenderContext, render_example, rendering
 from t5x_instruct.data.sources import Jsonl, RowSource, Tsv, in_validation, read_tsv, split_by_key
-from t5x_instruct.data.tasks import (
-    add_mixture,
-    add_task,
-    clusters_of,
-    import_task_modules,
-    module_option,
-    proportional,
-    task_info,
-    tasks_in,
-)
+from t5x_instruct.data.task_modules import import_task_modules, module_option
+from t5x_instruct.data.tasks import add_mixture, add_task, clusters_of, proportional, task_info, tasks_in
 from t5x_instruct.evaluation.metrics import exact_match
 from t5x_instruct.templates.prompts import Template
 
@@ -255,7 +247,7 @@ def test_faults_of_modules_are_told_at_once(tmp_path):
 def test_module_options(tmp_path):
     path = tmp_path / "with_option.py"
     path.write_text(
-        "from t5x_instruct.data.tasks import module_option\n"
+        "from t5x_instruct.data.task_modules import module_option\n"
         "FOLDER = module_option('with_option.FOLDER')\n"
         "if FOLDER is None:\n    raise ValueError('give a folder')\n"
     )

@@ -31,10 +31,18 @@ FACE = ("__init__", "loading")  # the package's own modules: the floor of the co
 TF = ("tensorflow", "tensorflow_datasets", "tensorflow_text", "seqio", "clu")
 TF_SIDE = {
     f"{PACKAGE}.data.{name}"
-    for name in ("seqio_vocabulary", "tasks", "preprocessors", "sources", "prepare", "render_splits", "binding")
+    for name in (
+        "seqio_vocabulary",
+        "tasks",
+        "preprocessors",
+        "sources",
+        "prepare",
+        "render_splits",
+        "binding",
+    )
 }
 # The metrics of tasks, in a process of their own; the verb that lists what seqio has registered.
-TF_USERS = {f"{PACKAGE}.evaluation.worker", f"{PACKAGE}.cli.tasks"}
+TF_USERS = {f"{PACKAGE}.evaluation.worker", f"{PACKAGE}.cli.tasks.list"}
 NO_JAX = ("common.errors", "common.io", "templates", "config", "cli")
 FORBIDDEN = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "flax.nnx")
 VAGUE = {"utils", "util", "helpers", "helper", "misc"}

@@ -7,7 +7,8 @@ import pytest
 import seqio
 
 from t5x_instruct.common.errors import ConfigError
-from t5x_instruct.data.tasks import import_task_modules, task_info, tasks_in
+from t5x_instruct.data.task_modules import import_task_modules
+from t5x_instruct.data.tasks import task_info, tasks_in
 
 GOOD = [
     (f"Tom has {n} nuts and eats one.\\nHow many are left?", str(n - 1), f"{n} - 1 = {n - 1}.\\nSo {n - 1} are left.")

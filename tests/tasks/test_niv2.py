@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.data.preprocessors import rendering
-from t5x_instruct.data.tasks import clusters_of, import_task_modules, task_info, tasks_in, texts_of
+from t5x_instruct.data.task_modules import import_task_modules
+from t5x_instruct.data.tasks import clusters_of, task_info, tasks_in, texts_of
 from t5x_instruct.evaluation.metrics import normalize
 from t5x_instruct.templates.prompts import draw
 from tasks import niv2_reader

@@ -1,4 +1,4 @@
-"""`tasks list` and `tasks show`: what is registered, and what the model gets to see of it."""
+"""`tasks show`: what the model gets to see of a task."""
 
 import argparse
 import itertools
@@ -17,83 +17,33 @@ from t5x_instruct.cli.data_arguments import (
     read_pairs,
 )
 from t5x_instruct.cli.output import BOLD, DIM, GREEN, YELLOW, add_json_argument, colour, in_colour, print_json
-from t5x_instruct.cli.output import print_table as print_rows
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.common.quiet_tensorflow import import_tensorflow
 
-COLUMNS = ("task", "cluster", "source", "templates", "train", "validation", "metrics")
 FEATURES = ("inputs", "targets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds `list` and `show` with their arguments."""
-    actions = parser.add_subparsers(dest="action", required=True, metavar="list | show")
-    listing = actions.add_parser("list", help="all tasks, or those of a mixture or cluster", allow_abbrev=False)
-    listing.add_argument("mixture", nargs="?", help="only the tasks of this mixture (default: all tasks)")
-    listing.add_argument("--cluster", help="only this cluster")
-    showing = actions.add_parser("show", help="examples as the model sees them", allow_abbrev=False)
-    showing.add_argument("name", metavar="NAME", help="a task")
-    showing.add_argument("--examples", type=int, default=3, metavar="N", help="how many (default: 3)")
-    showing.add_argument("--split", default=SPLIT, help=f"which split (default: {SPLIT})")
-    showing.add_argument(
+    """Adds the action's arguments."""
+    parser.add_argument("name", metavar="NAME", help="a task")
+    parser.add_argument("--examples", type=int, default=3, metavar="N", help="how many (default: 3)")
+    parser.add_argument("--split", default=SPLIT, help=f"which split (default: {SPLIT})")
+    parser.add_argument(
         "--lengths", metavar="inputs=N,targets=N", help="TASK_FEATURE_LENGTHS: tells what would be cut [tokens]"
     )
-    add_vocabulary_arguments(showing, default="bytes")
-    for action in (listing, showing):
-        add_module_arguments(action)
-        add_json_argument(action)
+    add_vocabulary_arguments(parser, default="bytes")
+    add_module_arguments(parser)
+    add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Lists or shows."""
-    import_tensorflow()
-    return _list(args) if args.action == "list" else _show(args)
-
-
-def _list(args: argparse.Namespace) -> int:
-    import_tensorflow()
-    import seqio
-
-    from t5x_instruct.data import tasks
-
-    tasks.import_task_modules(modules_of(args), module_options(args))
-    names = tasks.tasks_in(args.mixture) if args.mixture else sorted(seqio.TaskRegistry.names())
-    rows = [_row(tasks.task_info(name), seqio.TaskRegistry.get(name)) for name in names]
-    if args.cluster:
-        clusters = {row["cluster"] for row in rows}
-        if args.cluster not in clusters:
-            raise ConfigError(unknown("cluster", args.cluster, clusters))
-        rows = [row for row in rows if row["cluster"] == args.cluster]
-    print_rows(COLUMNS, sorted(rows, key=lambda row: (row["cluster"], row["task"])), args.json)
-    return 0
-
-
-def _row(info: Any, task: Any) -> dict[str, Any]:
-    functions = list(task.metric_fns)
-    objects = list(task.metric_objs)  # seqio appends one for each function
-    metrics = functions + objects[: len(objects) - len(functions)]
-    return {
-        "task": info.name,
-        "cluster": info.cluster,
-        "source": info.source,
-        "templates": len(info.templates),
-        "train": _count(task, "train"),
-        "validation": _count(task, "validation"),
-        "metrics": [getattr(m, "__name__", type(m).__name__) for m in metrics],
-    }
-
-
-def _count(task: Any, split: str) -> int | None:
-    """Examples of a split; None where there is no such split or only reading it would tell."""
-    return task.num_input_examples(split) if split in task.splits else None
-
-
-def _show(args: argparse.Namespace) -> int:
+    """Shows the examples."""
     from t5x_instruct.data.prepare import preview
     from t5x_instruct.data.prepare_spec import PrepareSpec
 
     import_tensorflow()
-    from t5x_instruct.data.tasks import import_task_modules, task_info
+    from t5x_instruct.data.task_modules import import_task_modules
+    from t5x_instruct.data.tasks import task_info
     from t5x_instruct.data.vocabularies import load_vocabulary
 
     if args.examples < 1:

@@ -1,0 +1,59 @@
+"""`tasks list`: what is registered."""
+
+import argparse
+from typing import Any
+
+from t5x_instruct.cli.data_arguments import add_module_arguments, module_options, modules_of
+from t5x_instruct.cli.output import add_json_argument, print_table
+from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.common.quiet_tensorflow import import_tensorflow
+
+COLUMNS = ("task", "cluster", "source", "templates", "train", "validation", "metrics")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the action's arguments."""
+    parser.add_argument("mixture", nargs="?", help="only the tasks of this mixture (default: all tasks)")
+    parser.add_argument("--cluster", help="only this cluster")
+    add_module_arguments(parser)
+    add_json_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Lists the tasks."""
+    import_tensorflow()
+    import seqio
+
+    from t5x_instruct.data.task_modules import import_task_modules
+    from t5x_instruct.data.tasks import task_info, tasks_in
+
+    import_task_modules(modules_of(args), module_options(args))
+    names = tasks_in(args.mixture) if args.mixture else sorted(seqio.TaskRegistry.names())
+    rows = [_row(task_info(name), seqio.TaskRegistry.get(name)) for name in names]
+    if args.cluster:
+        clusters = {row["cluster"] for row in rows}
+        if args.cluster not in clusters:
+            raise ConfigError(unknown("cluster", args.cluster, clusters))
+        rows = [row for row in rows if row["cluster"] == args.cluster]
+    print_table(COLUMNS, sorted(rows, key=lambda row: (row["cluster"], row["task"])), args.json)
+    return 0
+
+
+def _row(info: Any, task: Any) -> dict[str, Any]:
+    functions = list(task.metric_fns)
+    objects = list(task.metric_objs)  # seqio appends one for each function
+    metrics = functions + objects[: len(objects) - len(functions)]
+    return {
+        "task": info.name,
+        "cluster": info.cluster,
+        "source": info.source,
+        "templates": len(info.templates),
+        "train": _count(task, "train"),
+        "validation": _count(task, "validation"),
+        "metrics": [getattr(m, "__name__", type(m).__name__) for m in metrics],
+    }
+
+
+def _count(task: Any, split: str) -> int | None:
+    """Examples of a split; None where there is no such split or only reading it would tell."""
+    return task.num_input_examples(split) if split in task.splits else None
