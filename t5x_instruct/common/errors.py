@@ -37,6 +37,21 @@ class DataError(InstructError):
     """Data on disk or from a source is not what it has to be."""
 
 
+class SourceUnavailable(DataError):
+    """The data of a task cannot be had now: it must be fetched by hand, has moved, is gone, or there is no network.
+
+    A mixture goes on without such a task, and says so.
+
+    Args:
+        problem: what is missing, with the name of the data set.
+        fix: what would help, as an instruction.
+    """
+
+    def __init__(self, problem: str, fix: str):
+        self.fix = fix
+        super().__init__(f"{problem}; {fix}")
+
+
 class CheckpointError(InstructError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 

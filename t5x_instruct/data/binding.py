@@ -33,6 +33,7 @@ class BoundTask(NamedTuple):
         inputs_eos: whether the run's prompts end with EOS, whatever the task says.
         fingerprint: hash of everything its records depend on.
         templates: how many templates it is rendered with, variant v with template v; 0: each variant draws one.
+        num_templates: how many templates are drawn from, the first ones; None: all.
     """
 
     task: seqio.Task
@@ -42,6 +43,7 @@ class BoundTask(NamedTuple):
     inputs_eos: bool
     fingerprint: str
     templates: int = 0
+    num_templates: int | None = None
 
 
 def bind_mixture(spec: PrepareSpec, vocabulary: Vocabulary) -> tuple[list[BoundTask], list[Path], list[dict[str, Any]]]:
@@ -60,8 +62,10 @@ def bind_mixture(spec: PrepareSpec, vocabulary: Vocabulary) -> tuple[list[BoundT
             role: Role = "held_out" if name in held_out else "train"
             each = spec.templates == "each" and spec.evaluates(role)
             templates = len(task_info(name).templates) if each else 0
-            fingerprint = _task_fingerprint(describer, original, tail, spec, vocabulary, prompt_format, templates)
-            bound.append(BoundTask(task, cluster, role, tail, prompt_format.add_eos, fingerprint, templates))
+            few = None if spec.evaluates(role) else spec.num_templates
+            rendered = [["each template"] if templates else [], [few] if few else []]
+            fingerprint = _task_fingerprint(describer, original, tail, spec, vocabulary, prompt_format, rendered)
+            bound.append(BoundTask(task, cluster, role, tail, prompt_format.add_eos, fingerprint, templates, few))
     bound.sort(key=lambda b: b.task.name)
     return bound, sorted(files | describer.code_files), state_of_files(describer.data_files)
 
@@ -142,7 +146,7 @@ def _task_fingerprint(
     spec: PrepareSpec,
     vocabulary: Vocabulary,
     prompt_format: PromptFormat,
-    templates: int,
+    rendered: Sequence[Any],
 ) -> str:
     source = task.source
     shards = []
@@ -170,7 +174,7 @@ def _task_fingerprint(
             vocabulary.fingerprint,
             prompt_format.fingerprint,
             [spec.seed, spec.variants, sorted(spec.module_options.items())],
-            *(["each template"] if templates else []),
+            rendered,
         ]
     )
 

@@ -32,6 +32,8 @@ class PrepareSpec:
         Those are the held-out tasks; all tasks if there is no hold-out and 'train' is not among the splits.
       templates: 'drawn': each rendering draws its template; 'each': tasks that are evaluated are rendered
         once with every template, variant v with template v.
+      num_templates: how many of each trained task's templates are used, the first ones; None: all. Tasks that are
+        evaluated always have all of theirs.
       root: folder of the prepared data.
       module_options: settings of task modules, e.g. {'tasks.cot.FOLDER': '/data/cot'}.
     """
@@ -46,6 +48,7 @@ class PrepareSpec:
     variants: int = 1
     exemplars: bool = False
     templates: Templates = "drawn"
+    num_templates: int | None = None
     root: Path
     module_options: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
@@ -61,6 +64,8 @@ class PrepareSpec:
             raise ConfigError(f"variants must be from 1 to {MAX_VARIANTS}, not {self.variants}")
         if self.templates not in ("drawn", "each"):
             raise ConfigError(f"templates is {self.templates!r}; valid: 'drawn', 'each'")
+        if self.num_templates is not None and self.num_templates < 1:
+            raise ConfigError(f"num_templates is {self.num_templates}; it must be at least 1, or None for all")
         if EXEMPLARS in self.splits:
             raise ConfigError(f"splits names {EXEMPLARS!r}, which is made of 'train'; set exemplars=True instead")
         if not self.splits and not self.exemplars:

@@ -25,28 +25,28 @@ class RenderContext(NamedTuple):
         seed: the seed of the draws of templates and option styles.
         variant: which of several renderings of the same example.
         template: index of the template for all examples; None draws one for each.
+        num_templates: draw among this many templates, the first ones; None: among all.
     """
 
     seed: int = 0
     variant: int = 0
     template: int | None = None
+    num_templates: int | None = None
 
 
 _CONTEXT: contextvars.ContextVar[RenderContext] = contextvars.ContextVar("render_context", default=RenderContext())
 
 
 @contextlib.contextmanager
-def rendering(seed: int = 0, variant: int = 0, template: int | None = None) -> Iterator[None]:
+def rendering(context: RenderContext) -> Iterator[None]:
     """Sets the `RenderContext` for the datasets whose graph is built inside the `with`.
 
     A dataset keeps what it was built with: it may be read after the `with` is left.
 
     Args:
-        seed: see `RenderContext`.
-        variant: see `RenderContext`.
-        template: see `RenderContext`.
+        context: what they are rendered with.
     """
-    token = _CONTEXT.set(RenderContext(seed, variant, template))
+    token = _CONTEXT.set(context)
     try:
         yield
     finally:
@@ -89,7 +89,8 @@ def render_example(
         DataError: the answer is not among the options.
     """
     key = (context.seed, task, index, context.variant)
-    template = templates[draw(len(templates), *key) if context.template is None else context.template]
+    usable = templates[: context.num_templates]
+    template = usable[draw(len(usable), *key)] if context.template is None else templates[context.template]
     texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     answers = list(fields.get("answers", ()))
     if answers:

@@ -39,7 +39,8 @@ def renderings_of(bound: BoundTask, split: str, spec: PrepareSpec) -> list[Rende
     """How often a split is rendered, and with what: one context for each variant of its records."""
     if bound.templates:
         return [RenderContext(spec.seed, template=template) for template in range(bound.templates)]
-    return [RenderContext(spec.seed, variant) for variant in range(spec.variants if split == "train" else 1)]
+    variants = range(spec.variants if split == "train" else 1)
+    return [RenderContext(spec.seed, variant, num_templates=bound.num_templates) for variant in variants]
 
 
 def rows_of(
@@ -52,7 +53,7 @@ def rows_of(
         key = hashlib.blake2b(f"{context.seed}/{task.name}/{context.variant}".encode(), digest_size=4)
         variant_seed = int.from_bytes(key.digest(), "little") >> 1
         tf.random.set_seed(variant_seed)  # for preprocessors that draw without seqio's seeds
-        with rendering(*context):
+        with rendering(context):
             datasets.append(
                 task.get_dataset(
                     sequence_length=None,

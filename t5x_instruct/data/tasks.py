@@ -42,6 +42,8 @@ class TaskInfo:
         templates: the instruction templates; none for a plain seqio task.
         source: what the rows come from, for people.
         where: 'file:line' of the registration.
+        dataset: identity of the source data, such as 'tfds:super_glue/rte'; None where it is not known. Tasks with
+            the same one share source data.
     """
 
     name: str
@@ -49,6 +51,7 @@ class TaskInfo:
     templates: tuple[Template, ...]
     source: str
     where: str
+    dataset: str | None = None
 
 
 _TASKS: dict[str, TaskInfo] = {}
@@ -65,6 +68,7 @@ def add_task(
     preprocessors: Sequence[Callable[..., Any]] = (),
     postprocess_fn: Callable[..., Any] | None = None,
     output_features: Mapping[str, seqio.Feature] | None = None,
+    dataset: str | None = None,
 ) -> seqio.Task:
     """Registers a task that renders rows with instruction templates.
 
@@ -82,6 +86,7 @@ def add_task(
         preprocessors: seqio preprocessors run on the rows before the templates.
         postprocess_fn: replaces `accept_answers`; called as seqio calls it.
         output_features: the features; without it those of the model that is trained.
+        dataset: identity of the source data, see `TaskInfo`.
 
     Returns:
         The registered seqio task.
@@ -106,7 +111,7 @@ def add_task(
         )
     except ValueError as error:
         raise ConfigError(f"{where}: task {name!r} cannot be registered: {error}") from error
-    _TASKS[name] = TaskInfo(name, cluster, filled, _describe(rows), where)
+    _TASKS[name] = TaskInfo(name, cluster, filled, _describe(rows), where, dataset=dataset)
     return task
 
 

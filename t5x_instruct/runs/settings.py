@@ -68,6 +68,7 @@ class DataSettings:
         hold_out: clusters or tasks that are never trained on, and evaluated.
         seed: of order, packing and templates.
         variants: renderings of each example, one an epoch in turn.
+        num_templates: how many of each trained task's templates are used, the first ones; None: all.
         packing: several examples a row.
         overlong: "cut" or "refuse" what exceeds the lengths.
         prompt_format: "chat", "eos" (the text and the end token), "plain" (the text), or "auto": chat if the
@@ -84,6 +85,7 @@ class DataSettings:
     hold_out: tuple[str, ...] = ()
     seed: int = 0
     variants: int = 1
+    num_templates: int | None = None
     packing: bool = True
     overlong: str = "cut"
     prompt_format: str = "auto"
@@ -157,6 +159,7 @@ class DataSettings:
             hold_out=tuple(self.hold_out),
             seed=self.seed,
             variants=self.variants,
+            num_templates=self.num_templates,
             splits=tuple(self.splits),
             exemplars=evaluation is not None and evaluation.shots > 0,
             templates="drawn" if evaluation is None else evaluation.templates,

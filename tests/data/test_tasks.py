@@ -115,7 +115,7 @@ def test_index_goes_on_from_chunk_to_chunk(count):
 
 def test_the_context_is_that_of_the_building_not_of_the_reading():
     task = add(source={"train": [COLOURS[0]] * 40})
-    with rendering(seed=5, variant=1):
+    with rendering(RenderContext(seed=5, variant=1)):
         dataset = task.get_dataset(None, "train", shuffle=False)
     texts = [example["inputs_pretokenized"].decode() for example in dataset.as_numpy_iterator()]
     templates = task_info("colour").templates

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import ConfigError
-from t5x_instruct.data.preprocessors import rendering
+from t5x_instruct.data.preprocessors import RenderContext, rendering
 from t5x_instruct.data.task_modules import import_task_modules
 from t5x_instruct.data.tasks import clusters_of, task_info, tasks_in, texts_of
 from t5x_instruct.evaluation.metrics import normalize
@@ -90,7 +90,7 @@ def niv2(tmp_path_factory):
 
 
 def rendered(task, split="train", **context):
-    with rendering(**context):
+    with rendering(RenderContext(**context)):
         dataset = seqio.TaskRegistry.get(task).get_dataset(None, split, shuffle=False)
     return list(dataset.as_numpy_iterator())
 

@@ -28,7 +28,7 @@ ROWS = {task: rows_of(task) for task in TASKS}
 
 
 def rendered(task, split="validation", **context):
-    with rendering(**context):
+    with rendering(RenderContext(**context)):
         dataset = seqio.TaskRegistry.get(task).get_dataset(None, split, shuffle=False)
     return list(dataset.as_numpy_iterator())
 
