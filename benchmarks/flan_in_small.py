@@ -5,8 +5,8 @@
 
 Every run is `recipes/quickstart.gin` (40 steps of the same number of rows) with one thing changed: how many of the nine
 trained clusters are in the mixture (all their templates), or how many templates each trained task has (all clusters).
-The held-out tasks, their questions and templates are the same in all runs. Runs whose report is there are not run again.
-Prints a Markdown table and draws two curves, FILE.svg.
+The held-out tasks, their questions and templates are the same in all runs. Runs whose report is there are not run
+again. Prints a Markdown table and draws both curves.
 
 Source of the finding: Wei et al. 2022, Finetuned Language Models Are Zero-Shot Learners, sections 4.1 and B.
 """
@@ -17,7 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -95,7 +95,7 @@ def table(found: dict[Setting, list[Figures]]) -> str:
     return "\n".join(lines)
 
 
-def _listed(values) -> str:  # noqa: ANN001
+def _listed(values: Iterable[float]) -> str:
     return ", ".join(f"{value:.1f}" for value in values)
 
 
