@@ -14,13 +14,16 @@ INSTALL_REQUIRES = [
     "gin-config>=0.5,<0.6",
     "google-crc32c>=1.6,<2",
     "grain>=0.2.15,<0.3",
+    "importlib_resources>=6.4,<8",  # tensorflow-datasets downloads with it and requires it only below Python 3.9
     "jax>=0.10.2,<0.13",
     "jinja2>=3.1.4,<4",
     "msgpack>=1.1,<2",
     "numpy>=2.1,<3",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
+    "pyarrow>=18,<27",
     "rouge-score>=0.1.2,<0.2",
+    "sacrebleu>=2.5,<3",
     "sentencepiece>=0.2,<0.3",
     "seqio>=0.0.20,<0.1",
     "tensorboardX>=2.6.2,<3",
@@ -32,6 +35,10 @@ INSTALL_REQUIRES = [
 
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    # `tasks add --from hf://...`: datasets of the hub, or saved by its library.
+    "hf": ["datasets>=4,<6", "huggingface_hub>=1.1,<3"],
+    # `prepare --runner`: rendering on many machines.
+    "beam": ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"],  # Beam has protobuf 6, sentencepiece 0.2.3 needs 7
     # Re-makes the golden files of tests/parity; torch is large and never needed to use or test the package.
     "parity": ["torch>=2.6,<3", "transformers>=5,<6"],
     "test": [

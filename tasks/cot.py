@@ -4,7 +4,12 @@ Each data set is one file `{NAME}_train.tsv` without header: question, answer, e
 tabs, with a backslash and an 'n' where a line break belongs. Put the files into one folder and name
 it by the module option `tasks.cot.FOLDER` or by the environment variable T5X_INSTRUCT_COT_FOLDER.
 Tasks are registered for the files that are there: `cot_gsm8k`, `cot_strategyqa` and so on, each its
-own cluster, and the mixture `cot`.
+own cluster, and the mixture `cot`, which asks for an explanation in some examples and for the answer alone in others.
+
+As in the FLAN collection there are further forms of each task, in which the answer always comes after the explanation:
+`cot_gsm8k_zsopt` (zero-shot), `cot_gsm8k_fsopt` (behind solved examples), and for both the inverted `..._ii_zsopt` and
+`..._ii_fsopt` (write the explanation to an answer, or the question to an explanation), which count 0.3 times as much.
+Where a question has options, its text in the file shows them. The mixtures are `cot_zsopt` and `cot_fsopt`.
 
 Source: github.com/google-research/FLAN, flan/v2/cot_data; Chung et al. 2022, Scaling
 Instruction-Finetuned Language Models. The templates are this project's own.
@@ -14,6 +19,7 @@ import collections
 import functools
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,8 +27,8 @@ from typing import Any
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.sources import Placed, RowSource, in_validation, read_tsv
 from t5x_instruct.data.task_modules import module_option
-from t5x_instruct.data.tasks import accept_answers, add_mixture, add_task, proportional
-from t5x_instruct.evaluation.metrics import exact_match
+from t5x_instruct.data.tasks import accept_answers, add_mixture, add_rendering, add_task, proportional
+from t5x_instruct.evaluation.metrics import exact_match, rouge_l
 from t5x_instruct.templates.prompts import Template
 
 FOLDER = module_option("tasks.cot.FOLDER", os.environ.get("T5X_INSTRUCT_COT_FOLDER"))
@@ -34,25 +40,58 @@ CAP = 100_000
 
 VALIDATION_PERCENT = 5
 MARKER = "The answer is"
-"""What stands before the answer where an explanation comes first."""
+"""What stands before the answer where an explanation comes first, perhaps within a sentence."""
+
+INVERTED_SHARE = 0.3
+"""How much an inverted task counts, compared with the one it belongs to."""
+
+SHOTS = (1, 5)
 
 BAD_LINES: collections.Counter[str] = collections.Counter()
 """How many lines of each file were skipped when it was last read, by the file's path."""
 
-_EXPLAINED = "{explanation}\n" + MARKER + " {answer}."
-TEMPLATES = [
-    Template("{question}\nThink step by step, then answer.", _EXPLAINED),
-    Template("Solve this and explain how. Begin with the reasoning.\n\n{question}", _EXPLAINED),
-    Template("Question: {question}\nReasoning and answer:", _EXPLAINED),
+_ON_A_LINE = "{explanation}\n" + MARKER + " {answer}."
+_SO = "{explanation} So the answer is {answer}."
+_THEREFORE = "{explanation}\nTherefore the answer is {answer}."
+
+EXPLAINED = [
+    Template("{question}\nThink step by step, then answer.", _ON_A_LINE),
+    Template("Solve this and explain how. Begin with the reasoning.\n\n{question}", _SO),
+    Template("Question: {question}\nReasoning and answer:", _ON_A_LINE),
     Template(
-        f'{{question}}\n\nFirst write down your thoughts, then a last line that starts with "{MARKER}".',
-        _EXPLAINED,
+        f'{{question}}\n\nFirst write down your thoughts, then a last line that starts with "{MARKER}".', _ON_A_LINE
     ),
-    Template("Let us reason before we decide.\n{question}", _EXPLAINED),
+    Template("Let us reason before we decide.\n{question}", _SO),
+    Template("Work out the answer to the following and show how you get there.\n\n{question}", _THEREFORE),
+    Template("{question}\n\nDo not answer at once: say what you know and what follows from it.", _SO),
+    Template("Here is a question that takes some thinking: {question}\nYour train of thought, and the answer:", _SO),
+    Template("Q: {question}\nA (with reasons):", _SO),
+    Template("I need the answer with its justification, please. {question}", _THEREFORE),
+]
+"""Instructions that want the reasoning first and the answer after it."""
+
+DIRECT = [
     Template("{question}\nGive the final answer only."),
     Template("Question: {question}\nAnswer:"),
     Template("Answer without any explanation.\n\n{question}"),
 ]
+"""Instructions that want the answer alone."""
+
+INVERTED = [
+    Template("{question}\nThe right answer is {answer}. Why?", "{explanation}"),
+    Template("Question: {question}\nAnswer: {answer}\nGive the reasoning that leads there:", "{explanation}"),
+    Template("Explain how one finds that the answer to the following is {answer}.\n\n{question}", "{explanation}"),
+    Template(
+        'Somebody answered a question with "{answer}".\n\n{question}\n\nWrite the thoughts behind it.',
+        "{explanation}",
+    ),
+    Template("{question}\nReason about this, but leave the conclusion to me.", "{explanation}"),
+    Template("This is how a question was reasoned about:\n{explanation}\nWhat was the question?", "{question}"),
+    Template("Reasoning: {explanation}\nQuestion:", "{question}"),
+    Template("Think of a question that is answered by {answer}, because: {explanation}", "{question}"),
+    Template("{explanation}\n\nSo the answer is {answer}. Write the question that was asked.", "{question}"),
+]
+"""Instructions that give the answer or the explanation and want what belongs to it."""
 
 
 def final_answer(output: str, *, example: Mapping[str, Any] | None = None, is_target: bool = False) -> str | list[str]:
@@ -71,10 +110,10 @@ def final_answer(output: str, *, example: Mapping[str, Any] | None = None, is_ta
 
 
 def _answer_in(text: str) -> str:
-    _, found, rest = text.rpartition(MARKER)
+    found = list(re.finditer(re.escape(MARKER), text, re.IGNORECASE))
     if not found:
         return text.strip()
-    first_line = rest.strip().partition("\n")[0]
+    first_line = text[found[-1].end() :].strip().partition("\n")[0]
     return first_line.strip().removesuffix(".")
 
 
@@ -105,8 +144,12 @@ def _skip(path: str, error: DataError) -> None:
     logging.warning("skipped: %s", error)
 
 
-def _files() -> dict[str, str]:
-    """The path of each data set that is in the folder."""
+def files() -> dict[str, str]:
+    """The path of each data set that is in the folder, by its name.
+
+    Raises:
+        ConfigError: the folder is not set, or has none.
+    """
     hint = "set the module option tasks.cot.FOLDER or the environment variable T5X_INSTRUCT_COT_FOLDER"
     if not FOLDER:
         raise ConfigError(f"the folder of the chain-of-thought files is not set; {hint}")
@@ -118,14 +161,40 @@ def _files() -> dict[str, str]:
     return found
 
 
-for _name, _path in _files().items():
+def _register(name: str, path: str) -> None:
+    """Registers a data set's task and its other forms."""
+    task = f"cot_{name}"
     add_task(
-        f"cot_{_name}",
-        cluster=f"cot_{_name}",
-        source=RowSource({s: functools.partial(rows, _path, s) for s in ("train", "validation")}, f"TSV {_path}"),
-        templates=TEMPLATES,
+        task,
+        cluster=task,
+        source=RowSource({s: functools.partial(rows, path, s) for s in ("train", "validation")}, f"TSV {path}"),
+        templates=[*EXPLAINED, *DIRECT],
         metrics=[exact_match],
         postprocess_fn=final_answer,
     )
+    for form, shots in (("zsopt", (0, 0)), ("fsopt", SHOTS)):
+        add_rendering(f"{task}_{form}", task, templates=EXPLAINED, shots=shots)
+        add_rendering(
+            f"{task}_ii_{form}",
+            task,
+            templates=INVERTED,
+            shots=shots,
+            metrics=[rouge_l],
+            postprocess_fn=accept_answers,
+        )
 
-add_mixture("cot", [f"cot_{name}" for name in _files()], rate=proportional(cap=CAP))
+
+def _register_as_set() -> None:
+    """Registers what is in the module's folder."""
+    found = files()
+    for name, path in found.items():
+        _register(name, path)
+    add_mixture("cot", [f"cot_{name}" for name in found], rate=proportional(cap=CAP))
+    inverted = proportional(cap=CAP, scale=INVERTED_SHARE)
+    for form in ("zsopt", "fsopt"):
+        parts = [f"cot_{name}_{form}" for name in found]
+        parts_inverted = [(f"cot_{name}_ii_{form}", inverted) for name in found]
+        add_mixture(f"cot_{form}", [*parts, *parts_inverted], rate=proportional(cap=CAP))
+
+
+_register_as_set()

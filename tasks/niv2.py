@@ -22,11 +22,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-import tensorflow as tf
-
 from t5x_instruct.common.errors import ConfigError, unknown
-from t5x_instruct.data.preprocessors import CHUNK, render_context, without_ragged
+from t5x_instruct.data.preprocessors import RenderContext
+from t5x_instruct.data.row_maps import Row
+from t5x_instruct.data.row_steps import RowStep
 from t5x_instruct.data.sources import RowSource
 from t5x_instruct.data.task_modules import module_option
 from t5x_instruct.data.tasks import add_mixture, add_task, proportional
@@ -95,38 +94,17 @@ def best_rouge_l(targets: Sequence[Target], predictions: Sequence[str]) -> dict[
     return {"rougeL": rouge_l(targets, predictions)["rouge_l"]}
 
 
-def draw_answer(dataset: tf.data.Dataset, *, task: str) -> tf.data.Dataset:
-    """Adds the field `answer`: one of `answers`, drawn by seed, task, example and variant.
+def draw_answer(row: Row, index: int, context: RenderContext, *, task: str) -> dict[str, str]:
+    """The answer to learn: one of `answers`, drawn by seed, task, example and variant.
 
     Args:
-        dataset: rows with `answers`, at least one each.
+        row: a row with `answers`, at least one.
+        index: its place in the split.
+        context: seed and variant.
         task: the task's name.
-
-    Returns:
-        The rows with the new field, in the same order.
     """
-    context = render_context()
-
-    def draw_chunk(indices: np.ndarray, answers: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        starts = np.cumsum(lengths) - lengths
-        places = [
-            int(start) + draw(int(length), context.seed, task, int(index), context.variant, "answer")
-            for start, length, index in zip(starts, lengths, indices, strict=True)
-        ]
-        return answers[places]
-
-    @tf.autograph.experimental.do_not_convert
-    def add_drawn(indices: tf.Tensor, chunk: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        answers = chunk["answers"]
-        if isinstance(answers, tf.Tensor):  # lists of a fixed length come as a matrix
-            answers = tf.RaggedTensor.from_tensor(answers)
-        parts = [indices, answers.flat_values, answers.row_lengths()]
-        drawn = tf.numpy_function(draw_chunk, parts, tf.string, stateful=False)
-        drawn.set_shape([None])
-        return {**chunk, "answer": drawn}
-
-    chunks = dataset.enumerate().ragged_batch(CHUNK)
-    return without_ragged(chunks.map(add_drawn, num_parallel_calls=1).unbatch())
+    answers = row["answers"]
+    return {"answer": answers[draw(len(answers), context.seed, task, index, context.variant, "answer")]}
 
 
 def register(
@@ -176,9 +154,10 @@ def _register_task(name: str, listed: _Listed, shots: int, prefix: str) -> bool:
             {split: functools.partial(rows, path, part, shots) for split, part in parts.items()},
             f"Natural Instructions {listed.file.name}",
         ),
-        preprocessors=[functools.partial(draw_answer, task=name)],
+        preprocessors=[RowStep(functools.partial(draw_answer, task=name), {"answer": 0})],
         templates=[TEMPLATE],
         metrics=[best_rouge_l, exact_match],
+        dataset="mmlu" if listed.is_from_mmlu else None,
     )
     return True
 

@@ -83,6 +83,12 @@ def open_source(name: str) -> Source:
     return _recognised(Path(name))
 
 
+def run_folder(name: str) -> Path | None:
+    """The folder of the run that a checkpoint's name belongs to (see `open_source`); None for other checkpoints."""
+    path = Path(name.removeprefix("model_dir:"))
+    return _split_step(path)[0] if _is_model_dir(path) else None
+
+
 def save_run_identity(model_dir: Path, model_config: Any, vocabulary: Vocabulary) -> None:
     """Writes what makes a run's checkpoints a model: `model.json` and the folder `tokenizer`. Host 0 writes.
 

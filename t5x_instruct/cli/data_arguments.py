@@ -5,9 +5,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.errors import ConfigError, unknown
 
 SPLIT = "validation"
+FEATURES = ("inputs", "targets")
 
 
 def add_module_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +49,41 @@ def add_vocabulary_arguments(parser: argparse.ArgumentParser, **vocabulary: Any)
     )
     parser.add_argument(
         "--prompt_format",
-        choices=("auto", "plain", "eos", "chat"),
+        choices=("auto", "plain", "eos", "chat", "chat_each"),
         default="auto",
         help="what the model is given: the text, the text and the end token (encoder-decoders), or a user turn of the "
-        "chat template; auto: chat if the vocabulary has a chat template, else plain (default)",
+        "chat template (chat_each: for prefix-LMs and encoder-decoders, one reply of a conversation an example); auto: "
+        "chat if the vocabulary has a chat template, else plain (default)",
     )
+
+
+def add_length_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds `--lengths`."""
+    parser.add_argument(
+        "--lengths", metavar="inputs=N,targets=N", help="TASK_FEATURE_LENGTHS: tells what would be cut [tokens]"
+    )
+
+
+def read_lengths(text: str | None, *, both: bool = False) -> dict[str, int]:
+    """The value of `--lengths`; empty if it was not given.
+
+    Args:
+        text: 'inputs=N,targets=N', or one of them.
+        both: whether one of them is not enough.
+
+    Raises:
+        ConfigError: not of this form.
+    """
+    if text is None:
+        return {}
+    pairs = read_pairs(text.split(","), "lengths")
+    problems = [f"--lengths: {unknown('feature', name, FEATURES)}" for name in pairs if name not in FEATURES]
+    problems += [f"--lengths {k}={v}: must be a whole number" for k, v in pairs.items() if not v.isdecimal()]
+    if both:
+        problems += [f"--lengths {text}: {name} is missing" for name in FEATURES if name not in pairs]
+    if problems:
+        raise ConfigError(problems)
+    return {name: int(value) for name, value in pairs.items()}
 
 
 def modules_of(args: argparse.Namespace) -> tuple[str, ...]:
@@ -82,3 +113,33 @@ def chosen_prompt_format(name: str, vocabulary: Any) -> str:
     from t5x_instruct.data.prompt_formats import default_prompt_format
 
     return default_prompt_format(vocabulary, "causal") if name == "auto" else name
+
+
+def open_prepared(args: argparse.Namespace, mixture: str | None = None, **more: Any) -> tuple[Any, Any]:
+    """The prepared mixture that the arguments name, and its vocabulary; a child process prepares what is missing.
+
+    Args:
+        args: with the arguments of `add_mixture_arguments` and `add_vocabulary_arguments`.
+        mixture: another mixture than `args.mixture`.
+        more: other fields of `PrepareSpec`, or other values for those of `args`.
+
+    Raises:
+        ConfigError, DataError: as `ensure_prepared`.
+    """
+    from t5x_instruct.data.prepare_spec import PrepareSpec
+    from t5x_instruct.data.prepared import ensure_prepared
+    from t5x_instruct.data.vocabularies import load_vocabulary
+    from t5x_instruct.runs.settings import default_prepared_dir
+
+    vocabulary = load_vocabulary(args.vocabulary)
+    asked: dict[str, Any] = {
+        "mixture": mixture or args.mixture,
+        "modules": modules_of(args),
+        "vocabulary": args.vocabulary,
+        "prompt_format": chosen_prompt_format(args.prompt_format, vocabulary),
+        "hold_out": tuple(args.hold_out),
+        "seed": args.seed,
+        "root": args.prepared_dir or default_prepared_dir(),
+        "module_options": module_options(args),
+    }
+    return ensure_prepared(PrepareSpec(**asked | more)), vocabulary

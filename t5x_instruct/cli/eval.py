@@ -8,6 +8,7 @@ from t5x_instruct.cli.output import add_json_argument, print_json, print_table
 
 COLUMNS = ["task", "cluster", "examples", "metric", "score", "rank", "rank normalized", "rank by chance"]
 SHOTS_COLUMNS = ["shots", "dropped"]
+SEEN_COLUMN = "trained on"
 TEMPLATES_COLUMNS = ["templates", "best template", "best", "best rank"]
 ABOUT_BEST = (
     "figures are means over templates; the best is chosen on one half of the examples, its figure is the other's"
@@ -27,14 +28,18 @@ def run(args: argparse.Namespace) -> int:
 
     config = resolve(["runs/eval.gin", *args.gin_file], args.gin_overrides, verb="eval")
     from t5x_instruct.common import hosts
+    from t5x_instruct.evaluation.normalized import normalized_average
     from t5x_instruct.runs.evaluate import run_evaluation
 
     hosts.initialize()
     result = run_evaluation(config.instantiate("EvalRun", output=args.output))
     if args.json:
-        print_json(result.to_json())
+        print_json(result.to_json() | {"normalized": normalized_average(result.tasks).to_json()})
         return 0
     _print_figures(result)
+    for task in result.tasks:
+        if task.seen:
+            print(f"warning: {task.task}: the model was trained on the same data ({', '.join(task.seen)})")
     for problem in result.problems:
         print(f"note: {problem}")
     return 0
@@ -42,12 +47,14 @@ def run(args: argparse.Namespace) -> int:
 
 def _print_figures(result: Any) -> None:
     """A line for each task, then the means; columns of exemplars and templates only where they are used."""
+    from t5x_instruct.evaluation.normalized import normalized_average
     from t5x_instruct.evaluation.results import manner
 
     rows = [
         _row(task.task, task.cluster, task.num_examples, task.primary, task.score, task)
         | dict(zip(SHOTS_COLUMNS, [round(task.shots, 1), task.exemplars_dropped], strict=True))
         | dict(zip(TEMPLATES_COLUMNS, _template_figures(task), strict=True))
+        | {SEEN_COLUMN: "yes" if task.seen else "no"}
         for task in result.tasks
     ]
     for cluster, means in [*result.clusters.items(), ("all", result.overall)]:
@@ -56,10 +63,16 @@ def _print_figures(result: Any) -> None:
             _row("mean", cluster, means.num_examples, None, means.score, means)
             | dict.fromkeys(SHOTS_COLUMNS)
             | dict(zip(TEMPLATES_COLUMNS, best, strict=True))
+            | {SEEN_COLUMN: None}
         )
     columns = COLUMNS + (SHOTS_COLUMNS if result.shots else [])
     columns += TEMPLATES_COLUMNS if result.templates == "each" else []
+    columns += [SEEN_COLUMN] if any(task.seen for task in result.tasks) else []
     print_table(columns, rows, as_json=False)
+    normalized = normalized_average(result.tasks)
+    if normalized.average is not None and any(task.rank_chance for task in result.tasks):
+        suites = ", ".join(f"{name} {score:.1f}" for name, score in normalized.suites.items())
+        print(f"from guessing (0) to perfect (100): {suites}; average {normalized.average:.1f}")
     print(f"asked {manner(result.shots, result.templates)}" + (f"; {ABOUT_BEST}" if result.templates == "each" else ""))
 
 

@@ -16,7 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--input",
         metavar="FILE",
-        help="a prompt a line, or JSONL with 'prompt' or 'messages'; without it prompts are read from the terminal",
+        help="a prompt a line, or JSONL with 'prompt' or 'messages' (and 'tools'); without it prompts are read from "
+        "the terminal",
     )
     parser.add_argument("--output", metavar="FILE", help="write the input's records with 'response', as JSONL")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default)")

@@ -35,14 +35,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="drawn",
         help="each: what is held out with every template, for runs with EVAL_TEMPLATES='each' (default: drawn)",
     )
+    parser.add_argument(
+        "--strict", action="store_true", help="a task whose data cannot be had is an error instead of being skipped"
+    )
+    work = parser.add_argument_group("who does the work (the files are the same)")
+    work.add_argument("--workers", type=int, default=1, metavar="N", help="processes (default: 1, this one)")
+    work.add_argument(
+        "--runner",
+        metavar="RUNNER",
+        help="an Apache Beam runner instead: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner (extra: beam)",
+    )
+    work.add_argument(
+        "--pipeline_option",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="of the runner, e.g. flink_master=localhost:8081; repeatable",
+    )
+    work.add_argument(
+        "--shard_rows",
+        type=int,
+        metavar="N",
+        help="rows a shard, which is what an interrupted run does not do twice (default: 32,768)",
+    )
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Prepares what is not prepared yet and prints what there is."""
     import_tensorflow()
-    from t5x_instruct.data.prepare_spec import PrepareSpec
-    from t5x_instruct.data.prepared import ensure_prepared
+    from t5x_instruct.data.prepare import prepare
+    from t5x_instruct.data.prepare_spec import SHARD_ROWS, Execution, PrepareSpec
+    from t5x_instruct.data.prepared import load_prepared
     from t5x_instruct.data.vocabularies import load_vocabulary
     from t5x_instruct.runs.settings import default_prepared_dir
 
@@ -60,8 +84,17 @@ def run(args: argparse.Namespace) -> int:
         templates=args.templates,
         root=args.prepared_dir or default_prepared_dir(),
         module_options=module_options(args),
+        strict=args.strict,
     )
-    prepared = ensure_prepared(spec, in_process=True)
+    execution = Execution(
+        workers=args.workers,
+        runner=args.runner,
+        pipeline_options=tuple(args.pipeline_option),
+        shard_rows=SHARD_ROWS if args.shard_rows is None else args.shard_rows,
+    )
+    prepared = load_prepared(spec)
+    if prepared is None or prepared.skipped:  # what could not be had may be there now
+        prepared = prepare(spec, execution=execution)
     rows = [_row(task, name, split) for task in prepared.tasks for name, split in task.splits.items()]
     print_table(COLUMNS, rows, args.json)
     return 0

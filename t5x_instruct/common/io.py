@@ -12,7 +12,7 @@ from t5x_instruct.common.errors import DataError
 _BLOCK_BYTES = 1 << 20
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
     """Writes `data` so that `path` holds either its old content or all of the new, whatever happens.
 
     A temporary file in the same folder is written, synced and renamed, then the folder is synced.
@@ -20,6 +20,8 @@ def write_bytes(path: Path, data: bytes) -> None:
     Args:
         path: the file; its folder must exist.
         data: the whole content.
+        durable: False leaves it to the operating system when the disk gets it: a killed process loses nothing, a power
+            cut may.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is untouched then.
@@ -30,19 +32,21 @@ def write_bytes(path: Path, data: bytes) -> None:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: Any, durable: bool = True) -> None:
     """Writes `value` as indented JSON, atomically (see `write_bytes`)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(), durable)
 
 
 def read_json(path: Path) -> Any:

@@ -20,6 +20,7 @@ CONFIGURABLES: dict[str, str] = {
     "ModelSettings": "t5x_instruct.runs.settings:ModelSettings",
     "DataSettings": "t5x_instruct.runs.settings:DataSettings",
     "EvaluationSettings": "t5x_instruct.runs.settings:EvaluationSettings",
+    "AuditLimits": "t5x_instruct.data.audit:AuditLimits",
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
     "T5Config": "t5x_instruct.models.t5:T5Config",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
@@ -89,6 +90,9 @@ MACROS: dict[str, Macro] = {
     ),
     "HOLD_OUT": Macro(
         _NAMES, "clusters, tasks or mixtures kept out of training", _by("train", "eval", default=()), repeatable=True
+    ),
+    "ALLOW_OVERLAP": Macro(
+        bool, "train even if what is held out shares a task or a data set with what is trained on", {"train": False}
     ),
     "PREPARED_DIR": Macro(
         str | None, "folder of prepared data (None: the cache folder)", _by("train", "eval", default=None)

@@ -2,7 +2,7 @@
 
 The rule. A task's fingerprint covers: its name; its source, preprocessors, templates and
 postprocessing; its features; the vocabulary, prompt format, seed, number of variants and module
-options of the run; the package's rendering code and the record format. Python objects are followed
+options of the run; `RENDER_VERSION` and the record format. Python objects are followed
 through their attributes, arguments and closures. A function of a task's own code counts as the
 whole file that defines it, with every file of such code that this file imports. A text or path that
 names an existing file counts as the file's content (so a moved file changes nothing), a folder as
@@ -28,8 +28,8 @@ from t5x_instruct.common.io import sha256_of_bytes, sha256_of_file, sha256_of_js
 
 _LIBRARY = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
-# Attributes in which sources remember what they have counted or opened: no part of what they are.
-_REMEMBERED = frozenset({"_counts", "_num_input_examples", "_stats", "_cache_dir"})
+# Attributes in which sources remember what they have counted or opened, or where it lies: no part of what they are.
+_REMEMBERED = frozenset({"_counts", "_num_input_examples", "_stats", "_cache_dir", "_data_dir"})
 _OPAQUE = frozenset({"tensorflow", "jax", "jaxlib", "_thread", "threading", "_io"})
 _MAX_DEPTH = 24
 _LONG = 256

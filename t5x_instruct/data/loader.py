@@ -23,8 +23,8 @@ from t5x_instruct.data.converters import Converter, RowItem
 from t5x_instruct.data.mixtures import Order, OrderedExamples
 from t5x_instruct.data.packing import RowPlan
 from t5x_instruct.data.prepared import PreparedMixture, PreparedSplit, PreparedTask
+from t5x_instruct.data.realised import DrawCounts, task_figures
 
-_COUNTING_CHUNK = 1 << 18
 _PREFETCHED_BATCHES = 4
 _ENDLESS = sys.maxsize // 2  # Grain rounds lengths up to whole batches within a machine word
 # Bump when the same settings would give other rows than before: a checkpoint then says so.
@@ -79,7 +79,8 @@ class _Source:
         self._variants = np.array([part.variants for part in self.splits], np.int64)
         self._sizes = np.array(self.num_examples, np.int64)
         ends = np.cumsum(self._variants * self._sizes)
-        self._starts = ends - self._variants * self._sizes
+        self.starts = ends - self._variants * self._sizes
+        self.trained_shares = np.array([p.tokens["trained"] / max(1, p.tokens["targets"]) for p in self.splits])
         # One table for all tasks: a window of the order touches most tasks of a large mixture.
         self.raw_lengths = np.concatenate([np.asarray(part.lengths, np.int32).reshape(-1, 2) for part in self.splits])
         if len(self.raw_lengths) != int(ends[-1]):
@@ -92,12 +93,12 @@ class _Source:
         """Rows of the length table, int64 [N]. Task epoch e reads variant e mod variants."""
         task = examples.task
         variant = examples.epoch % self._variants[task]
-        return self._starts[task] + variant * self._sizes[task] + examples.example
+        return self.starts[task] + variant * self._sizes[task] + examples.example
 
     def where(self, index: int) -> str:
         """Names the example at a row of the length table."""
-        task = int(np.searchsorted(self._starts, index, side="right")) - 1
-        variant, example = divmod(index - int(self._starts[task]), int(self._sizes[task]))
+        task = int(np.searchsorted(self.starts, index, side="right")) - 1
+        variant, example = divmod(index - int(self.starts[task]), int(self._sizes[task]))
         return f"example {example} (variant {variant}) of task {self.tasks[task].name!r}"
 
     def read(self, examples: OrderedExamples) -> list[RowItem]:
@@ -200,6 +201,8 @@ class Loader:
         once = every_example_once or role != "train"
         self.rates: list[float] = [float(n) for n in sizes] if once else [task.rate for task in chosen]
         self.order = Order(sizes, self.rates, seed, names=self.tasks)
+        variants = [split.variants for split in self._source.splits]
+        self._draws = DrawCounts(self.order, self._source.index, sizes, variants)
         self._num_threads = num_threads
         self._plan_settings: dict[str, Any] = {
             "window": window,
@@ -337,38 +340,35 @@ class Loader:
         Returns:
             JSON-able: `epoch_size`, `num_epochs`, and by task name its `rate`, `num_examples`,
             `examples` drawn, `epochs` (examples / num_examples), `input_tokens` and `target_tokens`
-            after cutting, `cut_examples`, `cut_tokens`.
+            after cutting, `trained_tokens` (of a task that does not train all its targets, their share of the split),
+            `cut_examples`, `cut_tokens`, `share` of all examples and `trained_share` of all trained tokens.
         """
-        raw = self._source.raw_lengths.astype(np.int64)
-        kept = self._converter.cut(self._source.raw_lengths).astype(np.int64)
+        counted = self._figures(self._draws.of_epochs(num_epochs))
+        return {"epoch_size": self.order.epoch_size, "num_epochs": num_epochs, "tasks": counted}
+
+    def consumed_mixture(self) -> dict[str, Any]:
+        """What the rows up to `rows_consumed` held, on all hosts: `rows`, and by task what `realised_mixture` tells."""
+        position, more = self._plan.examples_before(self.rows_consumed)
+        times = self._draws.before(position)
+        np.add.at(times, self._source.index(more), 1)
+        return {"rows": self.rows_consumed, "tasks": self._figures(times)}
+
+    def _figures(self, times: NDArray[np.int32]) -> dict[str, dict[str, Any]]:
+        raw = self._source.raw_lengths
+        kept = self._converter.cut(raw)
         lost = (raw - kept).sum(axis=1)
         columns = {
-            "examples": np.ones(len(raw), np.int64),
             "input_tokens": kept[:, 0],
             "target_tokens": kept[:, 1],
-            "cut_examples": (lost > 0).astype(np.int64),
+            "cut_examples": lost > 0,
             "cut_tokens": lost,
         }
-        totals = {name: np.zeros(len(self.tasks), np.int64) for name in columns}
-        end = num_epochs * self.order.epoch_size
-        for start in range(0, end, _COUNTING_CHUNK):
-            drawn = self.order.order(np.arange(start, min(start + _COUNTING_CHUNK, end)))
-            index = self._source.index(drawn)
-            for name, column in columns.items():
-                sums = np.bincount(drawn.task, weights=column[index], minlength=len(self.tasks))
-                totals[name] += sums.astype(np.int64)
+        counted = task_figures(times, columns, self.tasks, self._source.starts, self._source.trained_shares)
+        sizes = dict(zip(self.tasks, self._source.num_examples, strict=True))
         return {
-            "epoch_size": self.order.epoch_size,
-            "num_epochs": num_epochs,
-            "tasks": {
-                name: {
-                    "rate": self.rates[i],
-                    "num_examples": self._source.num_examples[i],
-                    "epochs": int(totals["examples"][i]) / self._source.num_examples[i],
-                }
-                | {column: int(totals[column][i]) for column in columns}
-                for i, name in enumerate(self.tasks)
-            },
+            name: {"rate": rate, "num_examples": sizes[name], "epochs": counted[name]["examples"] / sizes[name]}
+            | counted[name]
+            for name, rate in zip(self.tasks, self.rates, strict=True)
         }
 
 

@@ -244,7 +244,18 @@ class Order:
         slot = self._slots(positions - epoch * self.epoch_size, epoch)
         task = np.searchsorted(self._ends, slot, side="right")
         # At most `positions`, whatever the counts: no overflow.
-        draw = epoch * self.counts[task] + (slot - self._starts[task])
+        return self._drawn(task, epoch * self.counts[task] + (slot - self._starts[task]))
+
+    def of_task(self, task: int, draws: NDArray[np.int64]) -> OrderedExamples:
+        """The examples of some draws of one task: of `num_epochs` mixture epochs the first `num_epochs * counts[task]`.
+
+        Args:
+            task: its index.
+            draws: int64 [N], each at least 0.
+        """
+        return self._drawn(np.full(len(draws), task), np.asarray(draws, np.int64))
+
+    def _drawn(self, task: NDArray[np.int64], draw: NDArray[np.int64]) -> OrderedExamples:
         size = self._sizes[task]
         task_epoch = draw // size
         key = mix64(self._task_keys[task] + task_epoch.astype(_U64) * _U64(_GOLDEN))

@@ -269,6 +269,18 @@ class RowPlan:
             i = bisect_right(self._first_rows, row) - 1
             return {"window": self._base + i, "first_row": self._first_rows[i]}
 
+    def examples_before(self, row: int) -> tuple[int, OrderedExamples]:
+        """What the rows before `row` hold: all before a position, and some examples of the window that begins there."""
+        cursor = self.cursor_at(row)
+        position = cursor["window"] * self._window
+        inside = [self.row(r) for r in range(cursor["first_row"], row)] or [self._order.order(np.zeros(0, np.int64))]
+        examples = OrderedExamples(
+            np.concatenate([one.task for one in inside]),
+            np.concatenate([one.epoch for one in inside]),
+            np.concatenate([one.example for one in inside]),
+        )
+        return position if self._end is None else min(position, self._end), examples
+
     def _forget(self) -> None:
         self._base = 0
         self._first_rows = array("q", [0])

@@ -1,40 +1,35 @@
 """Rendering and tokenizing a mixture, once, into records that are read by index.
 
-Every split of a task is rendered into a folder of its own and becomes visible by one rename, so a
-killed run leaves nothing that is read as complete, and the next run does only what is missing.
-Runs that want the same split wait for each other. What a task's records depend on, and so when they
-are rendered again, is stated in `fingerprints`.
+Every split of a task is rendered into shards, in a folder of its own that becomes visible by one rename, so a killed
+run leaves nothing that is read as complete, and the next run does only the shards that are missing. Runs that want the
+same split wait for each other. The work is done in this process, in several, or by an Apache Beam pipeline, and the
+files are the same. What a task's records depend on, and so when they are rendered again, is stated in `fingerprints`.
 
     python -m t5x_instruct.data.prepare SPEC.json
 """
 
-import contextlib
 import functools
-import itertools
-import math
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import seqio
-
-from t5x_instruct.common.errors import ConfigError, DataError, InstructError, unknown
+from t5x_instruct.common.errors import ConfigError, DataError, InstructError
 from t5x_instruct.common.io import read_json, sha256_of_file, sha256_of_json, write_json
-from t5x_instruct.data.binding import BoundTask, bind_mixture, splits_of
-from t5x_instruct.data.prepare_spec import PrepareSpec
-from t5x_instruct.data.prepared import PreparedMixture, PreparedSplit, load_prepared, manifest_path
-from t5x_instruct.data.preprocessors import RenderContext
-from t5x_instruct.data.records import FORMAT_VERSION, Example
-from t5x_instruct.data.render_splits import (
-    Progress,
-    count_examples,
-    ensure_split,
-    rows_of,
-    to_example,
-)
-from t5x_instruct.data.vocabularies import load_vocabulary, token_strings
+from t5x_instruct.data.binding import BoundTask, bind_mixture
+from t5x_instruct.data.preparation import Preparation
+from t5x_instruct.data.prepare_spec import IN_PROCESS, Execution, PrepareSpec
+from t5x_instruct.data.prepare_workers import render_in_processes
+from t5x_instruct.data.prepared import PreparedMixture, PreparedSplit, SkippedTask, load_prepared, manifest_path
+from t5x_instruct.data.rates import mixture_rates
+from t5x_instruct.data.records import FORMAT_VERSION
+from t5x_instruct.data.shards import make_durable
+from t5x_instruct.data.tasks import task_info
+from t5x_instruct.data.units import Progress, render_unit
+from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
+
+_PIPELINE_SHARES = 64  # a runner chooses its number of workers itself; a large split becomes so many pieces of work
 
 
 def to_stderr(line: str) -> None:
@@ -42,51 +37,34 @@ def to_stderr(line: str) -> None:
     print(f"prepare: {line}", file=sys.stderr, flush=True)
 
 
-class Preview(NamedTuple):
-    """A rendered example for people.
-
-    Attributes:
-        inputs_text: the exact text the model is given.
-        targets_text: the text of the targets.
-        example: ids, mask and other fields.
-        inputs_tokens: each token of the inputs, for display.
-        targets_tokens: each token of the targets.
-        fault: why `prepare` refuses the example, if it does.
-    """
-
-    inputs_text: str
-    targets_text: str
-    example: Example
-    inputs_tokens: list[str]
-    targets_tokens: list[str]
-    fault: str | None
-
-
-def prepare(spec: PrepareSpec, progress: Progress = to_stderr) -> PreparedMixture:
+def prepare(spec: PrepareSpec, progress: Progress = to_stderr, execution: Execution = IN_PROCESS) -> PreparedMixture:
     """Renders what is missing of a mixture and writes its manifest.
 
     Args:
         spec: what is to be rendered.
         progress: takes lines on how far it is.
+        execution: who does the work.
 
     Returns:
         The prepared mixture.
 
     Raises:
         ConfigError: the spec names a module, mixture, cluster or format that does not exist.
-        DataError: a task cannot be rendered with the run's vocabulary, or its data is at fault.
+        DataError: a task cannot be rendered with the run's vocabulary, its data is at fault, or too many were skipped.
+        SourceUnavailable: the data of the only task or of a held-out one cannot be had.
     """
     vocabulary = load_vocabulary(spec.vocabulary)
     bound, files, data_files = bind_mixture(spec, vocabulary)
     modules = [{"path": str(f), "sha256": sha256_of_file(f)} for f in files]
-    splits: dict[str, dict[str, PreparedSplit]] = {}
-    for i, one in enumerate(bound):
-        splits[one.task.name] = {}
-        for split in splits_of(one, spec):
-            label = f"[{i + 1}/{len(bound)}] {one.task.name}/{split}"
-            labelled = functools.partial(_labelled, progress, label)
-            splits[one.task.name][split] = ensure_split(one, split, spec, vocabulary, labelled)
-    manifest = _manifest(spec, bound, splits, modules, data_files)
+    sharing = _PIPELINE_SHARES if execution.runner else execution.workers
+    work = Preparation(spec, bound, execution.shard_rows, sharing, progress)
+    try:
+        _render(work, spec, vocabulary, execution)
+    finally:
+        work.release()
+    splits, skipped = work.result()
+    make_durable(work.written)
+    manifest = _manifest(spec, [b for b in bound if b.task.name in splits], splits, skipped, modules, data_files)
     path = manifest_path(spec, vocabulary)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, manifest)
@@ -96,102 +74,45 @@ def prepare(spec: PrepareSpec, progress: Progress = to_stderr) -> PreparedMixtur
     return prepared
 
 
-def _labelled(progress: Progress, label: str, line: str) -> None:
-    progress(f"{label}: {line}")
-
-
-def preview(spec: PrepareSpec, task: str, split: str = "train", n: int = 3) -> list[Preview]:
-    """Renders the first examples of a task without writing anything.
-
-    Args:
-        spec: vocabulary, prompt format, modules, seed; its mixture must have the task.
-        task: the task's name.
-        split: the split.
-        n: how many examples.
-
-    Raises:
-        ConfigError, DataError: as `prepare`.
-    """
-    vocabulary = load_vocabulary(spec.vocabulary)
-    bound = {b.task.name: b for b in bind_mixture(spec, vocabulary)[0]}
-    if task not in bound:
-        raise ConfigError(unknown(f"task of {spec.mixture!r}", task, bound))
-    if split not in bound[task].task.splits:
-        raise ConfigError(f"{unknown('split', split, bound[task].task.splits)} of task {task!r}")
-    previews = []
-    rows = rows_of(bound[task].task, split, [RenderContext(spec.seed)])
-    for row in itertools.islice((variants[0] for variants in rows), n):
-        example, fault = to_example(row, bound[task], vocabulary)
-        previews.append(
-            Preview(
-                inputs_text=_verbatim("inputs", example, bound[task]),
-                targets_text=_verbatim("targets", example, bound[task]),
-                example=example,
-                inputs_tokens=token_strings(vocabulary, example.inputs.tolist()),
-                targets_tokens=token_strings(vocabulary, example.targets.tolist()),
-                fault=fault,
+def _render(work: Preparation, spec: PrepareSpec, vocabulary: Vocabulary, execution: Execution) -> None:
+    if execution.runner is not None:
+        try:
+            from t5x_instruct.data.prepare_beam import render_in_pipeline
+        except ImportError as error:
+            raise ConfigError(
+                f"the runner {execution.runner!r} needs Apache Beam ({error}): pip install 't5x_instruct[beam]'"
+            ) from error
+        render_in_pipeline(work, spec, execution)
+        return
+    if execution.workers > 1:
+        render_in_processes(work, spec, execution)
+        return
+    for unit in work.units():
+        try:
+            render_unit(
+                work.bound(unit), unit, spec, vocabulary, execution.shard_rows, functools.partial(work.say, unit)
             )
-        )
-    return previews
-
-
-def _verbatim(name: str, example: Example, bound: BoundTask) -> str:
-    text = str(example.meta[f"{name}_pretokenized"])
-    feature = bound.task.output_features.get(name)
-    prompt_format = getattr(getattr(feature, "vocabulary", None), "prompt_format", None)
-    return prompt_format.prompt(text) if prompt_format is not None and text else text
-
-
-def _rates(spec: PrepareSpec, bound: Sequence[BoundTask], splits: Mapping[str, Any]) -> dict[str, float]:
-    """The rate of each training task; functions are called with the rendered number of examples."""
-    if "train" not in spec.splits:
-        return {}
-    counts = {
-        b.task.name: splits[b.task.name]["train"].num_examples
-        if b.role == "train"
-        else count_examples(b.task, "train") or 1
-        for b in bound
-    }
-    provider = seqio.get_mixture_or_task(spec.mixture)
-    rates = {}
-    with _counted(counts):
-        for name in (one.task.name for one in bound if one.role == "train"):
-            rate = 1.0
-            if isinstance(provider, seqio.Mixture):
-                rate = float(provider.get_rate(seqio.TaskRegistry.get(name)))
-            if not math.isfinite(rate) or rate < 0:
-                raise ConfigError(f"mixture {spec.mixture!r}: the rate of {name!r} is {rate}; it must be 0 or more")
-            rates[name] = rate
-    return rates
-
-
-@contextlib.contextmanager
-def _counted(counts: Mapping[str, int]) -> Iterator[None]:
-    """Lets seqio's rate functions see rendered counts, whether they ask for input or cached ones."""
-    tasks = [seqio.TaskRegistry.get(name) for name in counts]
-    for task in tasks:
-        count = counts[task.name]
-        task.num_input_examples = lambda split, n=count: n
-        task.get_cached_stats = lambda split="train", n=count: {"examples": n}
-    try:
-        yield
-    finally:
-        for task in tasks:
-            del task.num_input_examples, task.get_cached_stats
+        except InstructError as error:
+            work.failed(unit, error)
+        else:
+            work.done(unit)
 
 
 def _manifest(
     spec: PrepareSpec,
     bound: Sequence[BoundTask],
     splits: Mapping[str, Mapping[str, PreparedSplit]],
+    skipped: Sequence[SkippedTask],
     modules: list[dict[str, Any]],
     data_files: list[dict[str, Any]],
 ) -> dict[str, Any]:
-    rates = _rates(spec, bound, splits)
+    rates = mixture_rates(spec, bound, splits)
     tasks = [
         {
             "name": b.task.name,
             "cluster": b.cluster,
+            "base": task_info(b.task.name).base,
+            "dataset": task_info(b.task.name).dataset,
             "rate": rates.get(b.task.name, 0.0),
             "role": b.role,
             "fingerprint": b.fingerprint,
@@ -208,6 +129,7 @@ def _manifest(
             },
         }
         for b in bound
+        if b.role != "left_out"
     ]
     identity = [[t["name"], t["fingerprint"], t["rate"], t["role"], sorted(t["splits"])] for t in tasks]
     return {
@@ -218,6 +140,8 @@ def _manifest(
         "modules": modules,
         "data_files": data_files,
         "tasks": tasks,
+        "skipped": [one._asdict() for one in skipped],
+        "left_out": [{"name": b.task.name, "cluster": b.cluster, "why": b.why} for b in bound if b.role == "left_out"],
     }
 
 

@@ -8,9 +8,10 @@ from typing import Any, Literal
 from t5x_instruct.common.errors import ConfigError, unknown
 
 MAX_VARIANTS = 1000
+SHARD_ROWS = 32_768
 EXEMPLARS = "exemplars"  # a split made of 'train' for tasks that are evaluated; never trained on
 
-Role = Literal["train", "held_out"]
+Role = Literal["train", "held_out", "left_out"]  # left out: related to what is held out, neither trained nor evaluated
 Templates = Literal["drawn", "each"]
 
 
@@ -25,7 +26,8 @@ class PrepareSpec:
       prompt_format: 'plain', 'eos' or 'chat' (see `make_prompt_format`); applies to `inputs` of tasks that
         follow the model, the EOS of 'eos' to those of all tasks.
       splits: splits to render where a task has them. 'train' is never rendered for held-out tasks.
-      hold_out: clusters, tasks or mixtures (their tasks) that are evaluated and never trained on.
+      hold_out: clusters, tasks or mixtures (their tasks) that are evaluated and never trained on. Clusters related to
+        one of which all tasks are held out (`tasks.relate_clusters`) are left out.
       seed: of the draws of templates and options, and of seqio's seeded preprocessors.
       variants: how many times each training example is rendered; other splits are rendered once.
       exemplars: whether to render the split 'train' of tasks that are evaluated as the split 'exemplars'.
@@ -36,6 +38,8 @@ class PrepareSpec:
         evaluated always have all of theirs.
       root: folder of the prepared data.
       module_options: settings of task modules, e.g. {'tasks.cot.FOLDER': '/data/cot'}.
+      strict: whether a task whose data cannot be had is an error; otherwise a mixture goes without it and says so.
+        Held-out tasks and a mixture's only task are never skipped.
     """
 
     mixture: str
@@ -51,6 +55,7 @@ class PrepareSpec:
     num_templates: int | None = None
     root: Path
     module_options: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name in ("modules", "splits", "hold_out"):
@@ -94,3 +99,37 @@ class PrepareSpec:
         if problems:
             raise ConfigError(problems)
         return cls(**values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Execution:
+    """Who renders; the files are the same whoever does.
+
+    Attributes:
+      workers: processes; 1 renders in the process that asks.
+      runner: an Apache Beam runner that renders instead, e.g. 'DirectRunner'; its workers need this package, the task
+        modules, the data and the folder of prepared data at the same paths.
+      pipeline_options: of the runner, as on a command line: 'region=europe-west4', 'direct_num_workers=4'.
+      shard_rows: rows of the source a shard, the unit that an interrupted run does not do twice.
+    """
+
+    workers: int = 1
+    runner: str | None = None
+    pipeline_options: tuple[str, ...] = ()
+    shard_rows: int = SHARD_ROWS
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {getattr(self, name)}; it must be at least 1"
+            for name in ("workers", "shard_rows")
+            if getattr(self, name) < 1
+        ]
+        if self.runner is not None and self.workers > 1:
+            problems.append(f"workers is {self.workers} beside the runner {self.runner!r}; give one of them")
+        if self.pipeline_options and self.runner is None:
+            problems.append(f"pipeline options {list(self.pipeline_options)} without a runner; name one")
+        if problems:
+            raise ConfigError(problems)
+
+
+IN_PROCESS = Execution()

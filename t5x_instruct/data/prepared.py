@@ -39,6 +39,8 @@ __all__ = [
     "load_prepared",
 ]
 
+RENDER_VERSION = 1
+"""Raised by hand when the package renders some task otherwise than before, so that prepared data is rendered anew."""
 OPEN_READERS = 256  # one file descriptor each; thousands of tasks would pass the usual limit
 
 _READERS = Readers(OPEN_READERS)
@@ -72,6 +74,7 @@ class PreparedSplit:
             self.variants: int = int(info["variants"])
             self.tokens: dict[str, int] = {k: int(v) for k, v in info["tokens"].items()}
             self.refused: dict[str, Any] = dict(info["refused"])
+            self.counters: dict[str, int] = {k: int(v) for k, v in info["counters"].items()}
             self._checksums: dict[Path, int] = {}
             self._shards: list[list[_Shard]] = [[] for _ in range(self.variants)]
             for entry in info["shards"]:
@@ -200,6 +203,8 @@ class PreparedTask:
       inputs_tail: how many last tokens of `inputs` must survive cutting.
       fingerprint: hash of everything its records depend on.
       each_template: whether variant v of its splits is rendered with template v.
+      base: the task whose rows it shows; itself for most.
+      dataset: identity of its source data, see `TaskInfo`; None where it is not known.
     """
 
     name: str
@@ -210,6 +215,25 @@ class PreparedTask:
     inputs_tail: int
     fingerprint: str
     each_template: bool = False
+    base: str = ""
+    dataset: str | None = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "base", self.base or self.name)
+
+
+class SkippedTask(NamedTuple):
+    """A task of a mixture that was left out because its data could not be had.
+
+    Attributes:
+      task: its name.
+      why: what is missing.
+      fix: what would help.
+    """
+
+    task: str
+    why: str
+    fix: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,12 +245,16 @@ class PreparedMixture:
       tasks: in the order of their names.
       fingerprint: hash of the tasks' fingerprints, rates and roles.
       spec: what was asked for.
+      left_out: why tasks of the mixture are neither trained nor evaluated, by task.
+      skipped: tasks whose data could not be had.
     """
 
     name: str
     tasks: tuple[PreparedTask, ...]
     fingerprint: str
     spec: PrepareSpec
+    left_out: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
+    skipped: tuple[SkippedTask, ...] = ()
 
     @property
     def train_tasks(self) -> tuple[PreparedTask, ...]:
@@ -255,29 +283,19 @@ def split_folder(root: Path, task: str, fingerprint: str, split: str) -> Path:
     return root / "tasks" / folder_name(task) / fingerprint[:16] / folder_name(split)
 
 
-@functools.cache
-def renderer_fingerprint() -> str:
-    """Hash of the package's own code that decides what a rendered text looks like."""
-    package = Path(__file__).parent.parent
-    # Exemplars are put before a prompt when it is asked, not when it is rendered.
-    files = [path for path in sorted((package / "templates").glob("*.py")) if path.name != "few_shot.py"]
-    files += [package / "data" / name for name in ("preprocessors.py", "sources.py")]
-    return sha256_of_json([(f.name, sha256_of_file(f)) for f in files])
-
-
 def manifest_path(spec: PrepareSpec, vocabulary: Vocabulary) -> Path:
     """Where the manifest of a spec lies: its name has a hash of all that the user asked for.
 
     Args:
-      spec: what is asked for; where it lies (`root`, the vocabulary's path) does not matter.
+      spec: what is asked for; where it lies (`root`, the vocabulary's path) and `strict` do not matter.
       vocabulary: the opened vocabulary of the spec.
     """
     asked = spec.to_json()
-    for place in ("root", "vocabulary"):
-        del asked[place]
+    for name in ("root", "vocabulary", "strict"):
+        del asked[name]
     asked["hold_out"] = sorted(asked["hold_out"])
     prompt_format = make_prompt_format(spec.prompt_format, vocabulary).fingerprint
-    key = sha256_of_json([FORMAT_VERSION, asked, vocabulary.fingerprint, prompt_format, renderer_fingerprint()])
+    key = sha256_of_json([FORMAT_VERSION, asked, vocabulary.fingerprint, prompt_format, RENDER_VERSION])
     return spec.root / "mixtures" / f"{folder_name(spec.mixture)}-{key[:16]}.json"
 
 
@@ -289,7 +307,8 @@ def load_prepared(spec: PrepareSpec) -> PreparedMixture | None:
 
     Returns:
       The mixture, or None if nothing current is there: never prepared, or since then a task module
-      or a data file changed (a data file that is gone does not matter), or a split was removed.
+      or a data file changed (a data file that is gone does not matter), or a split was removed, or
+      tasks were skipped and `strict` allows none.
 
     Raises:
       DataError: the prepared data is damaged, or there is no vocabulary.
@@ -308,7 +327,11 @@ def load_prepared(spec: PrepareSpec) -> PreparedMixture | None:
             if task is None:
                 return None
             tasks.append(task)
-        return PreparedMixture(spec.mixture, tuple(tasks), str(manifest["fingerprint"]), spec)
+        left_out = {str(entry["name"]): str(entry["why"]) for entry in manifest["left_out"]}
+        skipped = tuple(SkippedTask(*map(str, (s["task"], s["why"], s["fix"]))) for s in manifest["skipped"])
+        if skipped and spec.strict:
+            return None
+        return PreparedMixture(spec.mixture, tuple(tasks), str(manifest["fingerprint"]), spec, left_out, skipped)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error!r}); delete it and prepare again") from error
 
@@ -348,6 +371,8 @@ def _open_task(root: Path, entry: Mapping[str, Any]) -> PreparedTask | None:
         inputs_tail=int(entry["inputs_tail"]),
         fingerprint=fingerprint,
         each_template=bool(entry["each_template"]),
+        base=str(entry["base"]),
+        dataset=entry["dataset"] and str(entry["dataset"]),
     )
 
 
@@ -384,15 +409,7 @@ def _prepare_in_child(spec: PrepareSpec) -> None:
         spec_file.write_text(json.dumps(spec.to_json()))
         command = [sys.executable, "-m", "t5x_instruct.common.quiet_tensorflow", "t5x_instruct.data.prepare"]
         command += [str(spec_file), str(error_file)]
-        # Task modules must be found as they are here; the accelerator belongs to this process.
-        paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
-        environment = os.environ | {
-            "PYTHONPATH": paths,
-            "JAX_PLATFORMS": "cpu",
-            "CUDA_VISIBLE_DEVICES": "-1",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
-        child = subprocess.Popen(command, env=environment)
+        child = subprocess.Popen(command, env=child_environment())
         try:
             code = child.wait()
         finally:
@@ -401,14 +418,29 @@ def _prepare_in_child(spec: PrepareSpec) -> None:
                 child.wait()
         if code == 0:
             return
-        message = error_file.read_text() if error_file.exists() else _how_it_ended(code)
+        message = error_file.read_text() if error_file.exists() else how_it_ended(code)
     if code == ConfigError.exit_code:
         raise ConfigError(message)
     raise DataError(message)
 
 
-def _how_it_ended(code: int) -> str:
+def child_environment() -> dict[str, str]:
+    """The environment of a process that prepares: task modules are found as they are here, no accelerator is taken."""
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path),
+        "JAX_PLATFORMS": "cpu",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+    }
+
+
+def how_it_ended(code: int) -> str:
+    """A sentence on a process of `prepare` that ended by itself or was killed.
+
+    Args:
+      code: its exit code, below 0 for a signal.
+    """
     how = f"ended with exit code {code}"
     if code < 0:
         how = f"was killed by signal {signal.Signals(-code).name}"
-    return f"`prepare` {how} (out of memory?); run it again, finished splits are kept"
+    return f"`prepare` {how} (out of memory?); run it again, finished shards are kept"

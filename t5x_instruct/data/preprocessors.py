@@ -3,19 +3,28 @@
 import contextlib
 import contextvars
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import seqio
 import tensorflow as tf
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
-from t5x_instruct.templates.options import BLOCK_STYLES, INLINE_STYLES, render_options
+from t5x_instruct.data.row_maps import Row, map_rows
+from t5x_instruct.templates.options import (
+    BLOCK_STYLES,
+    INLINE_STYLES,
+    OptionsShown,
+    draw_shown,
+    letters_of,
+    render_options,
+    styles_for,
+)
 from t5x_instruct.templates.prompts import Template, draw
 
-CHUNK = 256  # rows that pass between TensorFlow and Python at once
 Fields = Mapping[str, str | list[str]]
+PLACEHOLDERS = frozenset({"options", "options_inline"})
+"""Fields of templates that show a row's options."""
 
 
 class RenderContext(NamedTuple):
@@ -58,6 +67,16 @@ def render_context() -> RenderContext:
     return _CONTEXT.get()
 
 
+class OptionForm(NamedTuple):
+    """How a task shows its rows' options; see `tasks.add_task`."""
+
+    shown: OptionsShown = "as_written"
+    letters: bool = False
+
+
+AS_WRITTEN = OptionForm()
+
+
 class Rendered(NamedTuple):
     """The texts of one rendered example."""
 
@@ -68,18 +87,24 @@ class Rendered(NamedTuple):
 
 
 def render_example(
-    fields: Fields, templates: Sequence[Template], task: str, index: int, context: RenderContext
+    fields: Fields,
+    templates: Sequence[Template],
+    task: str,
+    index: int,
+    context: RenderContext,
+    form: OptionForm = AS_WRITTEN,
 ) -> Rendered:
     """Renders one row with the template of the context or the one drawn for it: a pure function of its arguments.
 
     Args:
         fields: the row. `answer` is the text to learn; `answers` lists all texts that count as
             right (the first is learned where there is no `answer`); `options` lists the choices,
-            shown where a template has '{options}' (a line each) or '{options_inline}'.
+            shown where a template has '{options}' (a line each) or '{options_inline}', or by `form`.
         templates: the task's templates.
         task: the task's name, part of the key of the draws.
         index: the example's place in its split, part of the key of the draws.
         context: seed and variant, the rest of the key, or the template.
+        form: how options are shown.
 
     Returns:
         The texts. `accepted_targets` has the target for every accepted answer, `options` the target
@@ -89,37 +114,69 @@ def render_example(
         DataError: the answer is not among the options.
     """
     key = (context.seed, task, index, context.variant)
-    usable = templates[: context.num_templates]
-    template = usable[draw(len(usable), *key)] if context.template is None else templates[context.template]
+    template = templates[template_index(templates, context, *key)]
+    return render_with(fields, template, form, f"task {task!r}, example {index}", *key)
+
+
+def template_index(templates: Sequence[Template], context: RenderContext, *key: str | int) -> int:
+    """Which of a task's templates: the context's, or one of those it draws among."""
+    if context.template is not None:
+        return context.template
+    return draw(len(templates[: context.num_templates]), *key)
+
+
+def render_with(fields: Fields, template: Template, form: OptionForm, place: str, *key: str | int) -> Rendered:
+    """Renders one row with a template; option styles are drawn by `key`. See `render_example`.
+
+    Args:
+        fields: the row.
+        template: the template.
+        form: how options are shown.
+        place: what the row is, for messages.
+        *key: see `templates.prompts.draw`.
+    """
     texts = {name: value for name, value in fields.items() if isinstance(value, str)}
     answers = list(fields.get("answers", ()))
     if answers:
         texts.setdefault("answer", answers[0])
     choices = list(fields.get("options", ()))
+    asks = not template.is_inverted
+    appended, letters = "", None
     if choices:
-        _check_answer(texts, choices, task, index)
-        block = BLOCK_STYLES[draw(len(BLOCK_STYLES), *key, "options")]
+        _check_answer(texts, choices, place)
+        blocks = styles_for(choices, BLOCK_STYLES)
+        block = blocks[draw(len(blocks), *key, "options")]
         inline = INLINE_STYLES[draw(len(INLINE_STYLES), *key, "options_inline")]
         texts["options"] = render_options(choices, block)
         texts["options_inline"] = render_options(choices, inline)
-    inputs, targets = template.render(texts)
-
-    if "answer" not in template.target_fields:
+        if form.letters and "options" in template.input_fields:
+            letters = letters_of(choices, block)
+        if form.shown == "shown" and asks and not template.input_fields & PLACEHOLDERS:
+            appended, letters = draw_shown(choices, form.letters, *key)
+    inputs = template.render_inputs(texts) + appended
+    if not asks:
+        targets = template.render_targets(texts)
         return Rendered(inputs, targets, [targets], [])
+
+    if letters is not None and "answer" in texts:
+        letter = dict(zip(reversed(choices), reversed(letters), strict=True))  # of two equal options the first's
+        texts["answer"] = letter[texts["answer"]]
+        answers = [letter[a] for a in answers if a in letter]
+        choices = letters
+    targets = template.render_targets(texts)
     with_answer = [template.render_targets(texts | {"answer": a}) for a in answers]
     with_option = [template.render_targets(texts | {"answer": o}) for o in choices]
     return Rendered(inputs, targets, list(dict.fromkeys([targets, *with_answer])), with_option)
 
 
-def _check_answer(texts: Mapping[str, str], choices: list[str], task: str, index: int) -> None:
+def _check_answer(texts: Mapping[str, str], choices: list[str], place: str) -> None:
     if "answer" in texts and texts["answer"] not in choices:
-        raise DataError(
-            f"task {task!r}, example {index}: the answer {texts['answer']!r} is not one of the"
-            f" options {choices}; correct the row"
-        )
+        raise DataError(f"{place}: the answer {texts['answer']!r} is not one of the options {choices}; correct the row")
 
 
-def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str) -> tf.data.Dataset:
+def render(
+    dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str, form: OptionForm = AS_WRITTEN
+) -> tf.data.Dataset:
     """Renders a dataset of rows; every field stays in the example beside the new ones.
 
     Adds the string features `inputs`, `targets`, `accepted_targets` (a list) and, where rows have
@@ -129,6 +186,7 @@ def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str
         dataset: rows, each a dict of string scalars, lists of strings, or numbers.
         templates: the task's templates.
         task: the task's name.
+        form: how options are shown.
 
     Returns:
         The dataset of examples, in the same order.
@@ -138,51 +196,23 @@ def render(dataset: tf.data.Dataset, *, templates: Sequence[Template], task: str
     """
     spec = dataset.element_spec
     check_fields(templates, spec, task)
-    names = [name for name in sorted(spec) if spec[name].shape.rank in (0, 1)]
+    with_options = "options" in spec
     context = render_context()
 
-    def render_chunk(indices: np.ndarray, *columns: np.ndarray) -> list[np.ndarray]:
-        chunk = [
-            render_example(fields, templates, task, int(index), context)
-            for index, fields in zip(indices, _rows_of(spec, names, columns), strict=True)
-        ]
-        accepted = _ragged_parts([rendered.accepted_targets for rendered in chunk])
-        options = _ragged_parts([rendered.options for rendered in chunk])
-        texts = [_bytes(r.inputs for r in chunk), _bytes(r.targets for r in chunk)]
-        return [*texts, *accepted, *options]
+    def fields(row: Row, index: int) -> Row:
+        return rendered_fields(row, index, context, templates=templates, task=task, form=form)
 
-    @tf.autograph.experimental.do_not_convert
-    def render_rows(indices: tf.Tensor, rows: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        columns = [part for name in names for part in _parts(rows[name], spec[name].shape.rank)]
-        kinds = [tf.string, tf.string, tf.string, tf.int64, tf.string, tf.int64]
-        parts = tf.numpy_function(render_chunk, [indices, *columns], kinds, stateful=False)
-        for part in parts:
-            part.set_shape([None])
-        inputs, targets, accepted, accepted_lengths, options, option_lengths = parts
-        new = {
-            "inputs": inputs,
-            "targets": targets,
-            "accepted_targets": _ragged(accepted, accepted_lengths),
-        }
-        if "options" in rows:
-            new["options"] = _ragged(options, option_lengths)
-        return {**rows, **new}
-
-    # In chunks, because a call from TensorFlow into Python costs more than rendering an example.
-    chunks = dataset.enumerate().ragged_batch(CHUNK)
-    return without_ragged(chunks.map(render_rows, num_parallel_calls=1).unbatch())
+    adds = {"inputs": 0, "targets": 0, "accepted_targets": 1} | ({"options": 1} if with_options else {})
+    return map_rows(dataset, fields, adds)
 
 
-def without_ragged(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Gives lists the plain type [None] again, after chunks were taken apart."""
-    if not any(isinstance(part, tf.RaggedTensorSpec) for part in dataset.element_spec.values()):
-        return dataset
-    return dataset.map(_as_tensors)
-
-
-@tf.autograph.experimental.do_not_convert
-def _as_tensors(example: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-    return {name: tf.convert_to_tensor(value) for name, value in example.items()}
+def rendered_fields(
+    row: Row, index: int, context: RenderContext, *, templates: Sequence[Template], task: str, form: OptionForm
+) -> Row:
+    """The fields that `render` adds to a row, for renderings that need no dataset; see `render_example`."""
+    texts = render_example(row, templates, task, index, context, form)
+    fields: Row = {"inputs": texts.inputs, "targets": texts.targets, "accepted_targets": texts.accepted_targets}
+    return fields | ({"options": texts.options} if "options" in row else {})
 
 
 def check_fields(templates: Sequence[Template], spec: Mapping[str, Any], task: str) -> None:
@@ -210,65 +240,19 @@ def check_fields(templates: Sequence[Template], spec: Mapping[str, Any], task: s
         raise ConfigError(problems)
 
 
-def _parts(column: tf.Tensor | tf.RaggedTensor, rank: int) -> list[tf.Tensor]:
-    """A column of a chunk as plain tensors: [values], or for lists [flat values, row lengths]."""
-    if rank == 0:
-        return [column]
-    if isinstance(column, tf.Tensor):  # lists of a fixed length come as a matrix
-        column = tf.RaggedTensor.from_tensor(column)
-    return [column.flat_values, column.row_lengths()]
-
-
-def _ragged(values: tf.Tensor, lengths: tf.Tensor) -> tf.RaggedTensor:
-    return tf.RaggedTensor.from_row_lengths(values, lengths, validate=False)
-
-
-def _rows_of(
-    spec: Mapping[str, Any], names: Sequence[str], columns: Sequence[np.ndarray]
-) -> Iterator[dict[str, str | list[str]]]:
-    """The rows of a chunk, from the columns that `_parts` gave for the names."""
-    parts = iter(columns)
-    lists: list[Sequence[str | list[str]]] = []
-    for name in names:
-        texts = [_text(value) for value in next(parts)]
-        if spec[name].shape.rank:
-            ends = np.cumsum(next(parts)).tolist()
-            starts = [0, *ends[:-1]]
-            lists.append([texts[a:b] for a, b in zip(starts, ends, strict=True)])
-        else:
-            lists.append(texts)
-    return (dict(zip(names, row, strict=True)) for row in zip(*lists, strict=True))
-
-
-def _text(value: Any) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)
-
-
-def _bytes(texts: Iterable[str]) -> np.ndarray:
-    # As objects: numpy's own byte strings would lose NUL characters at the end.
-    encoded = [text.encode() for text in texts]
-    array = np.empty(len(encoded), dtype=object)
-    array[:] = encoded
-    return array
-
-
-def _ragged_parts(lists: Sequence[Sequence[str]]) -> tuple[np.ndarray, np.ndarray]:
-    flat = _bytes(text for texts in lists for text in texts)
-    return flat, np.array([len(texts) for texts in lists], np.int64)
-
-
-def preprocessors_for(name: str, templates: Sequence[Template]) -> list[Any]:
+def preprocessors_for(name: str, templates: Sequence[Template], form: OptionForm = AS_WRITTEN) -> list[Any]:
     """The preprocessors of a task with templates: rendering, tokenizing, EOS.
 
     Args:
         name: the task's name.
         templates: the task's templates.
+        form: how options are shown.
 
     Returns:
         Preprocessors in seqio's order.
     """
     return [
-        functools.partial(render, templates=tuple(templates), task=name),
+        functools.partial(render, templates=tuple(templates), task=name, form=form),
         seqio.preprocessors.tokenize,
         seqio.preprocessors.append_eos,
     ]

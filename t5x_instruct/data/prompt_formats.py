@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.data.vocabularies import TOKENIZER_CONFIG_FILE, Vocabulary
-from t5x_instruct.templates.chat import ChatFormat, EosFormat, PlainFormat, PromptFormat
+from t5x_instruct.templates.chat import ChatFormat, EosFormat, Message, PlainFormat, PromptFormat, Tools
 
-PROMPT_FORMATS = ("plain", "eos", "chat")
+PROMPT_FORMATS = ("plain", "eos", "chat", "chat_each")
 PROBES = ("a", "Z.", "7 !", "of the\n", "(é)")
 
 
@@ -19,10 +19,11 @@ def default_prompt_format(vocabulary: Vocabulary, reads_inputs: str) -> str:
         reads_inputs: how the model reads inputs, see `models.api.Model`.
 
     Returns:
-        'chat' if the vocabulary has a chat template, else 'eos' for an encoder, else 'plain'.
+        'chat' if the vocabulary has a chat template ('chat_each' for models that read inputs both ways), else 'eos'
+        for an encoder, else 'plain'.
     """
     if vocabulary.chat_template is not None:
-        return "chat"
+        return "chat" if reads_inputs == "causal" else "chat_each"
     return "eos" if reads_inputs == "encoder" else "plain"
 
 
@@ -30,8 +31,9 @@ def make_prompt_format(name: str, vocabulary: Vocabulary) -> PromptFormat:
     """The way an instruction becomes what a model is given.
 
     Args:
-        name: 'plain' (the text itself), 'eos' (the text and the end token) or 'chat' (one user turn of the
-            vocabulary's chat template).
+        name: 'plain' (the text itself), 'eos' (the text and the end token), 'chat' (one user turn of the
+            vocabulary's chat template) or 'chat_each' (the same prompts; of a conversation one example for each reply,
+            see `ChatFormat.shares_examples`).
         vocabulary: the model's.
 
     Raises:
@@ -45,15 +47,36 @@ def make_prompt_format(name: str, vocabulary: Vocabulary) -> PromptFormat:
         return EosFormat()
     if vocabulary.chat_template is None:
         raise ConfigError(
-            "prompt_format is 'chat', but the vocabulary has no chat template; use 'plain' or 'eos', or put "
+            f"prompt_format is {name!r}, but the vocabulary has no chat template; use 'plain' or 'eos', or put "
             f'"chat_template" into its {TOKENIZER_CONFIG_FILE}'
         )
-    return ChatFormat(vocabulary.chat_template)
+    return ChatFormat(vocabulary.chat_template, shares_examples=name == "chat")
 
 
 def encode_prompt(vocabulary: Vocabulary, prompt_format: PromptFormat, text: str) -> list[int]:
     """The ids that the model is given for an instruction, as `prepare` makes them from a task's text."""
-    ids = vocabulary.encode(prompt_format.prompt(text))
+    return _encode(vocabulary, prompt_format, prompt_format.prompt(text))
+
+
+def encode_conversation(
+    vocabulary: Vocabulary, prompt_format: PromptFormat, messages: Sequence[Message], tools: Tools | None = None
+) -> list[int]:
+    """The ids that the model is given for the next turn of a conversation.
+
+    Args:
+        vocabulary: the model's.
+        prompt_format: the model's.
+        messages: the turns so far, see `templates.chat.ChatTemplate.render`.
+        tools: what the model may call.
+
+    Raises:
+        DataError: the format has no text for the conversation.
+    """
+    return _encode(vocabulary, prompt_format, prompt_format.conversation(messages, tools))
+
+
+def _encode(vocabulary: Vocabulary, prompt_format: PromptFormat, prompt: str) -> list[int]:
+    ids = vocabulary.encode(prompt)
     return with_eos(ids, vocabulary.eos_id) if prompt_format.add_eos else ids
 
 

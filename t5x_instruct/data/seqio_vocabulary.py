@@ -23,12 +23,21 @@ class SeqioVocabulary(seqio.Vocabulary):
       prompt_format: turns a text into the model's prompt before it is encoded (for the feature
         `inputs`). An empty text stays empty: it has no prompt. EOS is not put here (seqio's
         vocabularies never do).
+      conversations: the prompt format that whole conversations were rendered in already, for
+        preprocessors that do so; nothing here applies it.
     """
 
-    def __init__(self, vocabulary: Vocabulary, prompt_format: PromptFormat | None = None):
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        prompt_format: PromptFormat | None = None,
+        *,
+        conversations: PromptFormat | None = None,
+    ):
         super().__init__(extra_ids=0)
         self.vocabulary = vocabulary
         self.prompt_format = prompt_format
+        self.conversations = conversations
 
     @property
     def bos_id(self) -> int:
@@ -103,9 +112,9 @@ class SeqioVocabulary(seqio.Vocabulary):
     def __hash__(self) -> int:
         return hash(self._identity())
 
-    def _identity(self) -> tuple[str, str | None]:
-        form = self.prompt_format
-        return self.vocabulary.fingerprint, None if form is None else form.fingerprint
+    def _identity(self) -> tuple[str | None, ...]:
+        forms = (self.prompt_format, self.conversations)
+        return self.vocabulary.fingerprint, *(None if form is None else form.fingerprint for form in forms)
 
     def __str__(self) -> str:
         kind = type(self.vocabulary).__name__
@@ -118,14 +127,27 @@ class ModelVocabulary(seqio.ByteVocabulary):
     def __init__(self) -> None:
         super().__init__(extra_ids=0)
 
+    def bound(self, vocabulary: Vocabulary, prompt_format: PromptFormat | None) -> SeqioVocabulary:
+        """The run's vocabulary in its place, with the run's prompt format in the place of the inputs'."""
+        return SeqioVocabulary(vocabulary, prompt_format)
+
     def __eq__(self, other: object) -> bool:
+        # Also for the subclass: seqio mixes only tasks with equal vocabularies.
         return isinstance(other, ModelVocabulary)
 
     def __hash__(self) -> int:
         return hash(ModelVocabulary)
 
     def __str__(self) -> str:
-        return "ModelVocabulary()"
+        return f"{type(self).__name__}()"
+
+
+class ConversationVocabulary(ModelVocabulary):
+    """The same in a feature whose texts are rendered conversations: the prompt format is in them already."""
+
+    def bound(self, vocabulary: Vocabulary, prompt_format: PromptFormat | None) -> SeqioVocabulary:
+        """See `ModelVocabulary.bound`; a preprocessor finds the format in `SeqioVocabulary.conversations`."""
+        return SeqioVocabulary(vocabulary, conversations=prompt_format)
 
 
 def model_features() -> dict[str, seqio.Feature]:
@@ -136,4 +158,15 @@ def model_features() -> dict[str, seqio.Feature]:
     return {
         "inputs": seqio.Feature(ModelVocabulary(), add_eos=False, required=False),
         "targets": seqio.Feature(ModelVocabulary(), add_eos=True),
+    }
+
+
+def conversation_features() -> dict[str, seqio.Feature]:
+    """Output features of a task of conversations: those of `model_features`, so that seqio mixes it with other tasks.
+
+    Its examples have the field `targets_mask` besides, and targets that end as they should.
+    """
+    return {
+        "inputs": seqio.Feature(ConversationVocabulary(), add_eos=False, required=False),
+        "targets": seqio.Feature(ConversationVocabulary(), add_eos=False),
     }

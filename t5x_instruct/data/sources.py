@@ -1,34 +1,43 @@
 """Where the rows of a task come from: Python, JSONL and TSV, as seqio data sources.
 
 A row is a dict of texts and lists of texts. Numbers become their usual text; anything else is
-refused with the row's place (file and line, or split and row number).
+refused with the row's place (file and line, or split and row number). CSV, JSON and Parquet are in
+`file_sources`, Hugging Face datasets in `hub_sources`.
 """
 
+import functools
+import gzip
 import hashlib
 import itertools
 import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import seqio
 import tensorflow as tf
 
-from t5x_instruct.common.errors import DataError, unknown
-from t5x_instruct.data.preprocessors import CHUNK, without_ragged
+from t5x_instruct.common.errors import ConfigError, DataError, unknown
+from t5x_instruct.data.row_maps import CHUNK, without_ragged
+from t5x_instruct.data.row_shapes import Placed, Row, reshape, shape_named, shortened
 
-Row = Mapping[str, Any]
-Rows = Sequence[Row] | Callable[[], Iterable["Row | Placed"]]
+Rows = Sequence[Row] | Callable[[], Iterable[Row | Placed]]
 Refuse = Callable[[DataError], None]
+Files = Mapping[str, str | Sequence[str]]
+Fields = Sequence[str] | Mapping[str, str]
+
+MAX_LINE_BYTES = 64 << 20
+"""A longer line is refused: a small compressed file may hold an endless one."""
+
+BLOCK_BYTES = 1 << 20
+
+VALIDATION = "validation"
+ANSWERS = ("answer", "answers")
+LISTS = ("answers", "options")
 
 
-class Placed(NamedTuple):
-    """A row with the place it was read from, for messages."""
-
-    row: Row
-    place: str
-
-
-def _raise(error: DataError) -> None:
+def raise_error(error: DataError) -> None:
+    """The usual way to refuse a line: the error ends the reading."""
     raise error
 
 
@@ -51,6 +60,11 @@ class RowSource(seqio.DataSource):
         return f"{type(self).__name__}({self.description}, splits={self.splits})"
 
     @property
+    def unchecked(self) -> Mapping[str, Rows]:
+        """The rows of each split as they were given, for sources that make rows of other shapes into these."""
+        return dict(self._rows)
+
+    @property
     def supports_arbitrary_sharding(self) -> bool:
         """Always false: a split is one sequence of rows."""
         return False
@@ -66,6 +80,12 @@ class RowSource(seqio.DataSource):
             self._counts[split] = sum(1 for _ in rows()) if callable(rows) else len(rows)
         return self._counts[split]
 
+    def placed(self, split: str) -> Iterator[Placed]:
+        """Gives the rows of a split as they are, unchecked, with their places; errors of the split's own."""
+        rows = self._split(split)
+        for i, item in enumerate(rows() if callable(rows) else rows):
+            yield item if isinstance(item, Placed) else Placed(item, f"{self._name(split)}, row {i}")
+
     def rows(self, split: str) -> Iterator[dict[str, str | list[str]]]:
         """Gives the checked rows of a split in their order.
 
@@ -79,10 +99,8 @@ class RowSource(seqio.DataSource):
             DataError: an unknown split; a row with a value that is no text, number or list of texts,
                 or with other fields than the first row, naming its place.
         """
-        rows = self._split(split)
         first: dict[str, str | list[str]] | None = None
-        for i, item in enumerate(rows() if callable(rows) else rows):
-            row, place = item if isinstance(item, Placed) else (item, f"{self._name(split)}, row {i}")
+        for row, place in self.placed(split):
             checked = _check_row(row, place)
             first = checked if first is None else first
             _check_same_fields(first, checked, place)
@@ -119,44 +137,136 @@ class RowSource(seqio.DataSource):
         return f"{self.description}, split {split!r}"
 
 
-class Jsonl(RowSource):
-    """One JSON object a line; empty lines are passed over.
+class FileSource(RowSource):
+    """Rows read from files, put into shape, and parted into train and validation if that is asked for.
+
+    Args:
+        files: for each split's name a path or a list of paths.
+        read: gives the rows of one path with their places, anew at each call.
+        description: what the source is.
+        fields: the fields to keep: a list of names, or a mapping from new names to those in the file
+            ({'answer': 'label'}); all of them without it.
+        shape: the name of a known shape (`row_shapes.SHAPES`) to make rows of.
+        validation_percent: how many of 100 rows of 'train' make the split 'validation'. Rows that ask the same
+            land on the same side, in this and every other file.
+        split_by: the fields that say what a row asks; without it the shape knows, or it is all but the answers.
+
+    Raises:
+        ConfigError: an unknown shape, or a share of a split that is not there or has files of its own.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        read: Callable[[str], Iterator[Placed]],
+        description: str,
+        *,
+        fields: Fields | None = None,
+        shape: str | None = None,
+        validation_percent: int = 0,
+        split_by: Sequence[str] = (),
+    ):
+        columns = dict(zip(fields, fields, strict=True)) if not isinstance(fields, Mapping | None) else fields
+        asks: Callable[[Row], Sequence[str]] = functools.partial(_texts_of, tuple(split_by))
+        if shape is not None:
+            known = shape_named(shape)
+            asks = asks if split_by else known.asks
+        rows = {
+            split: functools.partial(_file_rows, paths_of(paths), read, columns, shape)
+            for split, paths in files.items()
+        }
+        super().__init__(_with_validation(rows, validation_percent, asks, description), description)
+
+
+def _file_rows(
+    paths: Sequence[str], read: Callable[[str], Iterator[Placed]], columns: Mapping[str, str] | None, shape: str | None
+) -> Iterator[Placed]:
+    rows = (item for path in paths for item in read(path))
+    if columns is not None:
+        rows = (_projected(item, columns) for item in rows)
+    return rows if shape is None else reshape(rows, shape)
+
+
+def _projected(item: Placed, columns: Mapping[str, str]) -> Placed:
+    missing = [name for name in columns.values() if name not in item.row]
+    if missing:
+        raise DataError(f"{item.place}: {unknown('field', missing[0], item.row)}, in {shortened(item.row)}")
+    return Placed({new: item.row[old] for new, old in columns.items()}, item.place)
+
+
+def _with_validation(
+    rows: Mapping[str, Callable[[], Iterator[Placed]]],
+    percent: int,
+    asks: Callable[[Row], Sequence[str]],
+    description: str,
+) -> dict[str, Rows]:
+    if percent == 0:
+        return dict(rows)
+    if not 0 < percent < 100:
+        raise ConfigError(f"{description}: validation_percent is {percent}; it must be from 1 to 99, or 0 for none")
+    if "train" not in rows or VALIDATION in rows:
+        raise ConfigError(
+            f"{description}: validation_percent takes a share of 'train' for 'validation', but the splits are"
+            f" {sorted(rows)}; leave it out"
+        )
+    parts = {
+        split: functools.partial(_part, rows["train"], split == VALIDATION, percent, asks)
+        for split in ("train", VALIDATION)
+    }
+    return {**rows, **parts}
+
+
+def _part(
+    rows: Callable[[], Iterator[Placed]], held_out: bool, percent: int, asks: Callable[[Row], Sequence[str]]
+) -> Iterator[Placed]:
+    for item in rows():
+        # White space apart, because copies of a text often differ in it.
+        if in_validation("\n".join(" ".join(text.split()) for text in asks(item.row)), percent) == held_out:
+            yield item
+
+
+def _texts_of(names: Sequence[str], row: Row) -> list[str]:
+    names = names or sorted(set(row) - set(ANSWERS)) or sorted(row)
+    missing = [name for name in names if name not in row]
+    if missing:
+        raise DataError(f"split_by: {unknown('field', missing[0], row)}, in {shortened(row)}")
+    return [str(row[name]) for name in names]
+
+
+class Jsonl(FileSource):
+    """One JSON object a line; empty lines are passed over. A path that ends in '.gz' is decompressed.
 
     Args:
         files: for each split's name a path or a list of paths (local, or any TensorFlow reads).
         fields: the fields to keep; all of them without it.
+        **shaping: `shape`, `validation_percent` and `split_by` of `FileSource`.
     """
 
-    def __init__(self, files: Mapping[str, str | Sequence[str]], fields: Sequence[str] | None = None):
-        keep = None if fields is None else tuple(fields)
-        splits = {
-            split: _each(_paths(files_of), lambda path: read_jsonl(path, keep)) for split, files_of in files.items()
-        }
-        super().__init__(splits, f"JSONL {_listed(files)}")
+    def __init__(self, files: Files, fields: Fields | None = None, **shaping: Any):
+        super().__init__(files, read_jsonl, f"JSONL {listed(files)}", fields=fields, **shaping)
 
 
-class Tsv(RowSource):
-    """One row a line, columns parted by tabs, without header and without quoting.
+class Tsv(FileSource):
+    """One row a line, columns parted by tabs, without quoting. A path that ends in '.gz' is decompressed.
 
     Args:
         files: for each split's name a path or a list of paths (local, or any TensorFlow reads).
-        columns: names of the columns, in their order.
+        columns: names of the columns, in their order; without it the first line has them.
+        unescape: whether a backslash and an 'n' stand for a line break.
+        **shaping: `fields`, `shape`, `validation_percent` and `split_by` of `FileSource`.
     """
 
-    def __init__(self, files: Mapping[str, str | Sequence[str]], columns: Sequence[str]):
-        names = tuple(columns)
-        splits = {
-            split: _each(_paths(files_of), lambda path: read_tsv(path, names)) for split, files_of in files.items()
-        }
-        super().__init__(splits, f"TSV {_listed(files)}")
+    def __init__(self, files: Files, columns: Sequence[str] | None = None, *, unescape: bool = False, **shaping: Any):
+        names = None if columns is None else tuple(columns)
+        read = functools.partial(read_tsv, columns=names, unescape=unescape)
+        super().__init__(files, read, f"TSV {listed(files)}", **shaping)
 
 
-def read_jsonl(path: str, fields: Sequence[str] | None = None, refuse: Refuse = _raise) -> Iterator[Placed]:
+def read_jsonl(path: str, refuse: Refuse = raise_error) -> Iterator[Placed]:
     """Reads rows from a JSONL file.
 
     Args:
         path: the file.
-        fields: the fields to keep; all of them without it.
         refuse: called with an error that names file and line for each bad line; the line is skipped
             if it returns.
 
@@ -169,26 +279,25 @@ def read_jsonl(path: str, fields: Sequence[str] | None = None, refuse: Refuse = 
     for text, place in _lines(path, refuse):
         try:
             row = json.loads(text)
-        except ValueError as error:
-            refuse(DataError(f"{place}: not a JSON value: {error}"))
+        except (ValueError, RecursionError) as error:
+            refuse(DataError(f"{place}: not a JSON value: {error}; the line is {shortened(text)}"))
             continue
         if not isinstance(row, dict):
-            refuse(DataError(f"{place}: expected a JSON object, got {type(row).__name__}"))
+            refuse(DataError(f"{place}: expected a JSON object, got {type(row).__name__} {shortened(row)}"))
             continue
-        missing = [name for name in fields or () if name not in row]
-        if missing:
-            refuse(DataError(f"{place}: {unknown('field', missing[0], row)}"))
-            continue
-        yield Placed(row if fields is None else {name: row[name] for name in fields}, place)
+        yield Placed(row, place)
 
 
-def read_tsv(path: str, columns: Sequence[str], refuse: Refuse = _raise) -> Iterator[Placed]:
+def read_tsv(
+    path: str, columns: Sequence[str] | None = None, refuse: Refuse = raise_error, *, unescape: bool = False
+) -> Iterator[Placed]:
     """Reads rows from a file of tab-separated columns.
 
     Args:
         path: the file.
-        columns: names of the columns.
+        columns: names of the columns; without it the first line has them.
         refuse: as in `read_jsonl`.
+        unescape: whether a backslash and an 'n' stand for a line break.
 
     Yields:
         The rows with their places.
@@ -198,10 +307,35 @@ def read_tsv(path: str, columns: Sequence[str], refuse: Refuse = _raise) -> Iter
     """
     for text, place in _lines(path, refuse):
         values = text.split("\t")
-        if len(values) != len(columns):
-            refuse(DataError(f"{place}: {len(values)} columns, expected {len(columns)}: {columns}"))
+        if columns is None:
+            columns = column_names(values, place)
             continue
+        if len(values) != len(columns):
+            refuse(
+                DataError(
+                    f"{place}: {len(values)} columns, expected {len(columns)}: {tuple(columns)};"
+                    f" the line is {shortened(text)}"
+                )
+            )
+            continue
+        if unescape:
+            values = [value.replace("\\n", "\n") for value in values]
         yield Placed(dict(zip(columns, values, strict=True)), place)
+
+
+def column_names(names: Sequence[str], place: str) -> tuple[str, ...]:
+    """Checks the names of columns that a file begins with.
+
+    Raises:
+        DataError: an empty name, or one that comes twice.
+    """
+    wrong = [name for i, name in enumerate(names) if not name.strip() or name in names[:i]]
+    if wrong:
+        raise DataError(
+            f"{place}: the first line names the columns {shortened(list(names))}, where {wrong[0]!r} is empty or comes"
+            " twice; correct it, or name the columns (`columns=`) if it is a row"
+        )
+    return tuple(names)
 
 
 def split_by_key(rows: Iterable[Row], key: Callable[[Row], str], validation_percent: int) -> dict[str, list[Row]]:
@@ -255,52 +389,92 @@ def _dataset(
     return without_ragged(chunked.unbatch())
 
 
-def _each(paths: Sequence[str], read: Callable[[str], Iterator[Placed]]) -> Rows:
-    return lambda: (item for path in paths for item in read(path))
-
-
-def _paths(paths: str | Sequence[str]) -> tuple[str, ...]:
+def paths_of(paths: str | Sequence[str]) -> tuple[str, ...]:
+    """A path or a list of paths as a tuple."""
     return (str(paths),) if isinstance(paths, str) else tuple(str(path) for path in paths)
 
 
-def _listed(files: Mapping[str, str | Sequence[str]]) -> str:
-    return ", ".join(path for paths in files.values() for path in _paths(paths))
+def listed(files: Files) -> str:
+    """All paths of all splits, for descriptions."""
+    return ", ".join(path for paths in files.values() for path in paths_of(paths))
 
 
 def _lines(path: str, refuse: Refuse) -> Iterator[tuple[str, str]]:
     """Gives (line without its end, 'path:number') of the lines that are not empty."""
+    for number, line in enumerate(raw_lines(path), start=1):
+        place = f"{path}:{number}"
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            refuse(DataError(f"{place}: not UTF-8 text: {error}"))
+            continue
+        if text.strip():
+            yield text, place
+
+
+def raw_lines(path: str) -> Iterator[bytes]:
+    """The lines of a file with their ends, decompressed if the path ends in '.gz'.
+
+    Raises:
+        DataError: the file cannot be read, or a line is too long.
+    """
     try:
         with tf.io.gfile.GFile(path, "rb") as file:
-            for number, line in enumerate(file, start=1):
-                place = f"{path}:{number}"
-                try:
-                    text = line.decode().rstrip("\r\n")
-                except UnicodeDecodeError as error:
-                    refuse(DataError(f"{place}: not UTF-8 text: {error}"))
-                    continue
-                if text.strip():
-                    yield text, place
-    except (OSError, tf.errors.OpError) as error:
+            opened = gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
+            yield from _split_lines(iter(lambda: opened.read(BLOCK_BYTES), b""), path)
+    except (OSError, EOFError, zlib.error, tf.errors.OpError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
+
+
+def _split_lines(blocks: Iterator[bytes], path: str) -> Iterator[bytes]:
+    # TensorFlow's own reading of lines drops carriage returns, which cells of CSV may have.
+    begun: list[bytes] = []
+    size = 0
+    for block in blocks:
+        *whole, rest = block.split(b"\n")
+        for line in whole:
+            yield b"".join([*begun, line, b"\n"])
+            begun, size = [], 0
+        begun.append(rest)
+        size += len(rest)
+        if size > MAX_LINE_BYTES:
+            raise DataError(f"{path}: a line has more than {MAX_LINE_BYTES} bytes; one row is one line")
+    if size:
+        yield b"".join(begun)
 
 
 def _check_row(row: Any, place: str) -> dict[str, str | list[str]]:
     if not isinstance(row, Mapping):
-        raise DataError(f"{place}: a row is a dict of fields, got {type(row).__name__} {row!r}")
+        raise DataError(f"{place}: a row is a dict of fields, got {type(row).__name__} {shortened(row)}")
     return {str(name): _check_value(name, value, place) for name, value in row.items()}
 
 
 def _check_value(name: str, value: Any, place: str) -> str | list[str]:
+    if isinstance(value, str) and name in LISTS:
+        raise DataError(
+            f"{place}: the field {name!r} is the text {shortened(value)}; it has to be a list of texts, or another name"
+        )
     if isinstance(value, str):
-        return value
+        return _checked_text(name, value, place)
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(value)
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
-        return list(value)
+        return [_checked_text(name, part, place) for part in value]
     raise DataError(
-        f"{place}: the field {name!r} is {type(value).__name__} {value!r};"
-        " a field is a text, a number or a list of texts: convert it or leave it out"
+        f"{place}: the field {name!r} is {type(value).__name__} {shortened(value)};"
+        " a field is a text, a number or a list of texts: convert it or leave it out (`fields=`)"
     )
+
+
+def _checked_text(name: str, text: str, place: str) -> str:
+    # Python reads it from JSON, but UTF-8 cannot have it.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise DataError(
+            f"{place}: the field {name!r} is no text: it has half of a surrogate pair; correct the row"
+        ) from None
+    return text
 
 
 def _check_same_fields(first: Row, row: Row, place: str) -> None:

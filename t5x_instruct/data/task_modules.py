@@ -68,6 +68,15 @@ def module_option(name: str, default: str | None = None) -> str | None:
     return _OPTIONS_READ[name]
 
 
+def given_option(name: str) -> str | None:
+    """A setting of another module as it was given, if it was; that module may still be imported with another one.
+
+    Args:
+        name: 'module.NAME', as for `module_option`.
+    """
+    return _OPTIONS.get(name)
+
+
 def _cause(error: Exception, name: str) -> str:
     """The error's own words; for a fault in a module's code also its kind and place."""
     if isinstance(error, InstructError):

@@ -1,6 +1,6 @@
 """A model with its vocabulary: text in, text out."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,13 +10,18 @@ from jax.sharding import Mesh
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.types import Batch, Params
-from t5x_instruct.data.prompt_formats import default_prompt_format, encode_prompt, make_prompt_format
+from t5x_instruct.data.prompt_formats import (
+    default_prompt_format,
+    encode_conversation,
+    encode_prompt,
+    make_prompt_format,
+)
 from t5x_instruct.decoding.batches import mesh_of, on_mesh
 from t5x_instruct.decoding.generate import generate
 from t5x_instruct.decoding.prompts import reader_of
 from t5x_instruct.decoding.sampling import Sampling
 from t5x_instruct.decoding.scoring import score
-from t5x_instruct.templates.chat import PromptFormat
+from t5x_instruct.templates.chat import Message, PromptFormat, Tools
 
 if TYPE_CHECKING:
     from t5x_instruct.data.vocabularies import Vocabulary
@@ -199,10 +204,11 @@ class LanguageModel:
 
     def chat(
         self,
-        messages: Sequence[Mapping[str, str]],
+        messages: Sequence[Message],
         max_new_tokens: int = 512,
         temperature: float = 0.0,
         *,
+        tools: Tools | None = None,
         top_k: int = 0,
         top_p: float = 1.0,
         seed: int = 0,
@@ -211,9 +217,11 @@ class LanguageModel:
 
         Args:
             messages: turns so far, e.g. ``[{"role": "user", "content": "Hello!"}]``; roles are those that the
-                model's chat template knows, commonly system, user and assistant.
-            max_new_tokens: see `generate`, as for the arguments that follow.
+                model's chat template knows, commonly system, user, assistant and tool. A model without a chat
+                template reads the dialogue in the plain frame that it is trained on (`templates.dialogue`).
+            max_new_tokens: see `generate`, as for `temperature` and what follows `tools`.
             temperature: see `generate`.
+            tools: what the model may call, as JSON schemas of functions, for templates that show them.
             top_k: see `generate`.
             top_p: see `generate`.
             seed: see `generate`.
@@ -222,13 +230,15 @@ class LanguageModel:
             The answer's text; append it as an ``assistant`` message to go on.
 
         Raises:
-            ConfigError: the vocabulary has no chat template.
+            DataError: the prompt format has no text for the conversation, or does not show the tools.
         """
-        template = self.vocabulary.chat_template
-        if template is None:
-            raise ConfigError("this model's vocabulary has no chat template; use generate(), or load a chat model")
-        prompt = template.render(list(messages), add_generation_prompt=True)
-        return self.generate([prompt], max_new_tokens, temperature, top_k=top_k, top_p=top_p, seed=seed, raw=True)[0]
+        prompt = self.conversation_ids(messages, tools)
+        return self.generate([prompt], max_new_tokens, temperature, top_k=top_k, top_p=top_p, seed=seed)[0]
+
+    def conversation_ids(self, messages: Sequence[Message], tools: Tools | None = None) -> np.ndarray:
+        """Token ids that the model is given for its next turn, int32 [length]; arguments and errors as of `chat`."""
+        ids = encode_conversation(self.vocabulary, self.prompt_format, messages, tools)
+        return reader_of(self.model).prompt(ids, self.vocabulary.start_id)
 
     def prompt_ids(self, prompt: str | np.ndarray, *, raw: bool = False) -> np.ndarray:
         """Token ids that the model is given for a prompt, int32 [length].

@@ -1,4 +1,4 @@
-"""Line charts and bars as inline SVG, coloured by the page's style sheet."""
+"""Line charts and bars as inline SVG, coloured by the page's style sheet, and histograms as a file of their own."""
 
 import math
 from collections.abc import Sequence
@@ -9,6 +9,13 @@ from typing import NamedTuple
 WIDTH, HEIGHT = 480, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 60, 12, 12, 34
 _MOST_POINTS = 400
+# The colours of report.css, for drawings that stand alone.
+_COLOURS = (
+    ".paper{fill:#fcfbf8}.bar{fill:#0f6b67}.grid{stroke:#e4dfd5;stroke-width:.6}text{fill:#625c52}"
+    ".title{fill:#1f1d1a;font-size:11px;font-weight:600}"
+    "@media (prefers-color-scheme:dark){.paper{fill:#171614}.bar{fill:#4fb8b0}.grid{stroke:#35322d}text{fill:#aaa397}"
+    ".title{fill:#ece8e1}}"
+)
 
 Point = tuple[float, float]
 
@@ -93,6 +100,56 @@ def bars(before: float | None, after: float | None, chance: float | None = None)
     return (
         f'<svg class="bars" viewBox="0 0 100 10" preserveAspectRatio="none" aria-hidden="true">{"".join(parts)}</svg>'
     )
+
+
+class Panel(NamedTuple):
+    """One histogram of a drawing.
+
+    Attributes:
+        title: what is counted.
+        bars: (label, count), in order.
+    """
+
+    title: str
+    bars: Sequence[tuple[str, int]]
+
+
+def histogram_page(panels: Sequence[Panel]) -> str:
+    """Histograms, one below the other, as an SVG file with its own colours, light and dark.
+
+    Args:
+        panels: each with at least one bar.
+    """
+    parts = [part for i, panel in enumerate(panels) for part in _histogram(panel, i * HEIGHT)]
+    size = f'width="{2 * WIDTH}" height="{2 * HEIGHT * len(panels)}" viewBox="0 0 {WIDTH} {HEIGHT * len(panels)}"'
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" font-family="system-ui, sans-serif" font-size="9">'
+        f"<style>{_COLOURS}</style>"
+        f'<rect class="paper" width="100%" height="100%"/>{"".join(parts)}</svg>\n'
+    )
+
+
+def _histogram(panel: Panel, top: int) -> list[str]:
+    marks = ticks(0, max(1, *(count for _, count in panel.bars)))
+    floor, height = top + HEIGHT - _BOTTOM - 20, HEIGHT - _TOP - _BOTTOM - 42
+    step = (WIDTH - _LEFT - _RIGHT) / len(panel.bars)
+    parts = [f'<text class="title" x="{_LEFT}" y="{top + _TOP + 8}">{escape(panel.title)}</text>']
+    for mark in marks:
+        y = round(floor - height * mark / marks[-1], 1)
+        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y}" y2="{y}"/>')
+        parts.append(f'<text x="{_LEFT - 6}" y="{y + 3}" text-anchor="end">{short_number(mark)}</text>')
+    for i, (label, count) in enumerate(panel.bars):
+        x, tall = _LEFT + i * step, height * count / marks[-1]
+        parts.append(
+            f'<rect class="bar" x="{x + 1:.1f}" width="{max(step - 2, 1):.1f}" y="{floor - tall:.1f}" '
+            f'height="{tall:.1f}"><title>{escape(label)}: {count:,}</title></rect>'
+        )
+        middle = round(x + step / 2, 1)
+        parts.append(
+            f'<text x="{middle}" y="{floor + 10}" text-anchor="end" transform="rotate(-40 {middle} {floor + 10})">'
+            f"{escape(label)}</text>"
+        )
+    return parts
 
 
 def ticks(low: float, high: float, about: int = 4) -> list[float]:

@@ -120,8 +120,11 @@ def fitted(
 def prompt_form(example: Example, vocabulary: Vocabulary, prompt_format: PromptFormat) -> PromptForm | None:
     """The form in which a prepared example's prompt was made from its text, which is tried; None if it is another.
 
-    A task that names its own vocabulary formats its own prompts: they are the text alone, with or without EOS.
+    A task that names its own vocabulary formats its own prompts: they are the text alone, with or without EOS. A
+    conversation has turns of its own and takes no exemplars.
     """
+    if "count_replies" in example.meta:
+        return None
     question, wanted = text_of(example, "inputs"), example.inputs.tolist()
     plain = PlainFormat()
     for known, ends in ((prompt_format, prompt_format.add_eos), (plain, False), (plain, True)):

@@ -9,11 +9,13 @@ import functools
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from t5x_instruct.common.errors import DataError
 
 Target = str | Sequence[str]
+T = TypeVar("T")
+P = TypeVar("P")
 
 _LEADING_ARTICLE = re.compile(r"^(?:a|an|the)\s+(?=\S)")
 _AROUND = " \t\n\r\"'“”‘’`*"
@@ -99,17 +101,27 @@ def accepted_answers(target: Target) -> list[str]:
     return [target] if isinstance(target, str) else list(target)
 
 
-def _mean(score: Callable[[str, str], float], targets: Sequence[Target], predictions: Sequence[str]) -> float:
+def paired(targets: Sequence[T], predictions: Sequence[P]) -> list[tuple[T, P]]:
+    """Targets with their predictions.
+
+    Raises:
+        DataError: no examples, or lengths that differ.
+    """
     if len(targets) != len(predictions) or not targets:
         raise DataError(
             f"a metric needs as many predictions as targets and at least one,"
             f" got {len(targets)} targets and {len(predictions)} predictions"
         )
+    return list(zip(targets, predictions, strict=True))
+
+
+def _mean(score: Callable[[str, str], float], targets: Sequence[Target], predictions: Sequence[str]) -> float:
+    pairs = paired(targets, predictions)
     total = sum(
         max((score(answer, prediction) for answer in accepted_answers(target)), default=0.0)
-        for target, prediction in zip(targets, predictions, strict=True)
+        for target, prediction in pairs
     )
-    return 100.0 * total / len(targets)
+    return 100.0 * total / len(pairs)
 
 
 def _same_normalized(answer: str, prediction: str) -> float:

@@ -253,6 +253,7 @@ def _task(before: TaskResult | None, after: TaskResult | None) -> dict[str, Any]
         "task": known.task,
         "metric": known.primary,
         "num_examples": known.num_examples,
+        "seen": list(known.seen),
         "before": _task_figures(before),
         "after": _task_figures(after),
     }

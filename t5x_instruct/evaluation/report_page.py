@@ -145,9 +145,11 @@ def _held_out(held_out: Mapping[str, Any]) -> str:
         )
     ]
     mark = _MARK if tables[2] else ""
+    unseen = not any(task["seen"] for cluster in clusters for task in cluster["tasks"])
+    trained = "No task of these clusters was trained on." if unseen else "Some of their data was trained on, see below."
     return (
         '<section aria-labelledby="held_out"><h2 id="held_out">Held-out clusters</h2>'
-        '<p class="about">No task of these clusters was trained on. All figures go from 0 to 100.</p>'
+        f'<p class="about">{trained} All figures go from 0 to 100.</p>'
         f"{_exemplars(held_out)}{_LEGEND.format(mark=mark)}{''.join(tables)}</section>"
     )
 
@@ -195,7 +197,8 @@ def _about(task: Mapping[str, Any], key: str) -> str:
         numbers = [str(one["template"] + 1) for one in chosen if one is not None]
         count = max(len(task[m]["templates"]) for m in ("before", "after") if task[m] is not None)
         return f"template {', then '.join(dict.fromkeys(numbers))} of {count}"
-    return (f"{task['metric']}, " if key == "score" else "") + f"{task['num_examples']:,} examples"
+    seen = f"; the model was trained on the same data: {', '.join(task['seen'])}" if task["seen"] else ""
+    return (f"{task['metric']}, " if key == "score" else "") + f"{task['num_examples']:,} examples{seen}"
 
 
 def _row(style: str, name: str, figures: Mapping[str, Any], key: str) -> str:

@@ -77,6 +77,7 @@ class TaskResult:
         best: the best template by the primary metric.
         best_rank: the best template by `rank_accuracy`.
         problems: what could not be computed, and why.
+        seen: tasks the model was trained on that show the same rows or source data: then it is no unseen task.
         examples: a few of the examples.
     """
 
@@ -94,6 +95,7 @@ class TaskResult:
     best: Best | None = None
     best_rank: Best | None = None
     problems: tuple[str, ...] = ()
+    seen: tuple[str, ...] = ()
     examples: tuple[EvalExample, ...] = ()
 
     @property
@@ -115,6 +117,7 @@ class TaskResult:
                 **value,
                 **best,
                 "problems": tuple(value["problems"]),
+                "seen": tuple(value["seen"]),
                 "examples": tuple(EvalExample.from_json(example) for example in value["examples"]),
                 "templates": tuple(TemplateFigures(**figures) for figures in value["templates"]),
             }

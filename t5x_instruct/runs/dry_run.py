@@ -11,7 +11,7 @@ from t5x_instruct.common import types
 from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.data.vocabularies import Vocabulary, token_strings
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
-from t5x_instruct.runs.opening import check_fits, make_loader, open_data, open_model, validation_tasks
+from t5x_instruct.runs.opening import check_data, check_fits, make_loader, open_data, open_model, validation_tasks
 from t5x_instruct.runs.train import TrainRun
 from t5x_instruct.training.keep_best import keep_best_by
 from t5x_instruct.training.state import abstract_state, state_shardings
@@ -41,6 +41,7 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
     abstract = abstract_state(opened.model.init, optimizer)
     shardings = state_shardings(abstract, param_axes, optimizer, mesh)
     mixture = open_data(run.data, opened.model, opened.vocabulary, run.evaluation)
+    checked = check_data(run.data, mixture, opened.vocabulary, run.audit)
     keep_best_by(run.loop.keep_best, validation_tasks(mixture))
     loader = make_loader(run.data, mixture, opened.model, opened.vocabulary)
     realised = loader.realised_mixture()["tasks"]
@@ -57,6 +58,8 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
         f"{sum(task['examples'] for task in realised.values()):,} examples, "
         f"{sum(task['target_tokens'] for task in realised.values()):,} target tokens, "
         f"{sum(task['cut_examples'] for task in realised.values()):,} examples cut",
+        *(f"left out: {name}: {why}" for name, why in mixture.left_out.items()),
+        *(f"warning: {warning}" for warning in checked.warnings),
         "",
         "the first row's examples, trained tokens between « and »:",
     ]

@@ -1,10 +1,14 @@
 """Scoring a model on a mixture, zero-shot or with exemplars."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
-from t5x_instruct.common.io import write_json
+from t5x_instruct.checkpoints.restore import run_folder
+from t5x_instruct.common.errors import DataError
+from t5x_instruct.common.io import read_json, write_json
 from t5x_instruct.data.prepared import PreparedMixture
+from t5x_instruct.data.sharing import Identified, TaskIdentity, shared_data
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.results import EvalResult
 from t5x_instruct.evaluation.runner import evaluate
@@ -40,20 +44,55 @@ def run_evaluation(run: EvalRun) -> EvalResult:
     """
     lm = open_language_model(run.model)
     mixture = open_data(run.data, lm.model, lm.vocabulary, run.evaluation)
-    result = score(lm, mixture, run.data, run.evaluation)
+    result = score(lm, mixture, run.data, run.evaluation, trained_tasks(run.model.initial_checkpoint_path))
     if run.output is not None:
         write_json(Path(run.output), result.to_json())
     return result
 
 
+def trained_tasks(checkpoint: str | None) -> list[TaskIdentity]:
+    """What the model of a run was trained on, as its manifest tells; nothing is known of other checkpoints.
+
+    Args:
+        checkpoint: a checkpoint's name, see `checkpoints.restore.open_source`.
+
+    Raises:
+        DataError: the manifest is damaged.
+    """
+    folder = None if checkpoint is None else run_folder(checkpoint)
+    if folder is None or not (folder / "manifest.json").exists():
+        return []
+    manifest = read_json(folder / "manifest.json")
+    try:
+        return [TaskIdentity(**task) for task in manifest["trained_on"]]
+    except (KeyError, TypeError) as error:
+        raise DataError(f"{folder / 'manifest.json'} does not tell what was trained on ({error!r})") from error
+
+
 def score(
-    lm: LanguageModel, mixture: PreparedMixture, data: DataSettings, evaluation: EvaluationSettings
+    lm: LanguageModel,
+    mixture: PreparedMixture,
+    data: DataSettings,
+    evaluation: EvaluationSettings,
+    trained: Sequence[Identified] = (),
 ) -> EvalResult:
-    """Asks the validation examples of the held-out tasks; of all tasks where nothing is held out."""
-    return evaluate(
+    """Asks the held-out tasks, or all where nothing is held out, on the first of the run's splits that is not 'train'.
+
+    Args:
+        lm: the model.
+        mixture: the prepared mixture.
+        data: what is held out, lengths, seed.
+        evaluation: how the tasks are asked.
+        trained: what the model has been trained on; tasks that share data with it are marked in the result.
+    """
+    seen: dict[str, list[str]] = {}
+    for one in shared_data(trained, mixture.tasks):
+        seen.setdefault(one.evaluated, []).append(one.trained)
+    result = evaluate(
         lm,
         mixture,
         role="held_out" if data.hold_out else None,
+        split=next((split for split in data.splits if split != "train"), "validation"),
         num_examples=evaluation.num_examples,
         shots=evaluation.shots,
         max_new_tokens=evaluation.max_new_tokens,
@@ -61,3 +100,5 @@ def score(
         inputs_length=data.task_feature_lengths["inputs"],
         seed=data.seed,
     )
+    marked = (dataclasses.replace(task, seen=tuple(seen.get(task.task, ()))) for task in result.tasks)
+    return dataclasses.replace(result, tasks=tuple(marked))

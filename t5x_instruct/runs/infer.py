@@ -73,16 +73,13 @@ class Inference:
         """One answer for each request.
 
         Args:
-            requests: mappings with `prompt` (an instruction) or `messages` (a conversation).
+            requests: mappings with `prompt` (an instruction) or `messages` (a conversation), with which may be
+                `tools`; see `LanguageModel.chat`.
 
         Raises:
-            ConfigError: a conversation for a model without a chat template.
+            DataError: the model's prompt format has no text for a conversation.
         """
-        lm = self.language_model
-        template = lm.vocabulary.chat_template
-        if template is None and any("messages" in request for request in requests):
-            raise ConfigError("'messages' need a model with a chat template, and this one has none; give 'prompt'")
-        return lm.generate(
+        return self.language_model.generate(
             [self._prompt(request) for request in requests],
             max_new_tokens=self.max_new_tokens,
             temperature=self.temperature,
@@ -111,10 +108,8 @@ class Inference:
 
     def _ids(self, request: Request, exemplars: Sequence[Exemplar]) -> np.ndarray:
         lm = self.language_model
-        template = lm.vocabulary.chat_template
-        if template is not None and "messages" in request:
-            messages = with_exemplars(request["messages"], exemplars)
-            return lm.prompt_ids(template.render(messages, add_generation_prompt=True), raw=True)
+        if "messages" in request:
+            return lm.conversation_ids(with_exemplars(request["messages"], exemplars), request.get("tools"))
         if not exemplars:
             return lm.prompt_ids(request["prompt"])
         form = PromptForm(lm.vocabulary, lm.prompt_format, lm.prompt_format.add_eos)

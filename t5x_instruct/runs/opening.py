@@ -13,9 +13,11 @@ from jax.sharding import Mesh
 from t5x_instruct.checkpoints.restore import Source, open_source
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.types import Params
+from t5x_instruct.data.audit import Audit, AuditLimits, check_before_training
 from t5x_instruct.data.converters import make_converter
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
+from t5x_instruct.data.sharing import Shared, refuse_shared
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.models.api import Model
@@ -156,6 +158,33 @@ def open_data(
             with contextlib.suppress(OSError):
                 (Path(temporary) / "new").rename(folder)
     return ensure_prepared(data.prepare_spec(vocabulary, str(folder), model.reads_inputs, evaluation))
+
+
+class CheckedData(NamedTuple):
+    """What is known of a run's data before its first step.
+
+    Attributes:
+        audit: what was found within the limits.
+        shared: what held-out tasks share with trained ones, where that is allowed.
+        warnings: both in sentences.
+    """
+
+    audit: Audit
+    shared: list[Shared]
+    warnings: list[str]
+
+
+def check_data(
+    data: DataSettings, mixture: PreparedMixture, vocabulary: Vocabulary, limits: AuditLimits
+) -> CheckedData:
+    """Looks at a few examples of each trained task, and whether held-out tasks are really held out.
+
+    Raises:
+        ConfigError: a limit is passed, or something is shared and not allowed to be.
+    """
+    shared = refuse_shared(mixture, data.allow_overlap)
+    audit = check_before_training(mixture, vocabulary, data.task_feature_lengths, limits)
+    return CheckedData(audit, shared, [*(f"held-out {one}" for one in shared), *audit.warnings(limits)])
 
 
 def open_language_model(settings: ModelSettings) -> LanguageModel:

@@ -71,11 +71,14 @@ class DataSettings:
         num_templates: how many of each trained task's templates are used, the first ones; None: all.
         packing: several examples a row.
         overlong: "cut" or "refuse" what exceeds the lengths.
-        prompt_format: "chat", "eos" (the text and the end token), "plain" (the text), or "auto": chat if the
-            vocabulary has a chat template, else eos for an encoder, else plain.
+        prompt_format: "chat", "chat_each" (the same, and of a conversation one example for each reply), "eos" (the
+            text and the end token), "plain" (the text), or "auto": chat if the vocabulary has a chat template
+            (chat_each for a model that reads its inputs both ways), else eos for an encoder, else plain.
         prepared_dir: where prepared data lies.
         module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
         splits: which splits the run reads; 'train' is never read of what is held out.
+        strict: a task whose data cannot be had is an error; otherwise the mixture goes without it and says so.
+        allow_overlap: train even if what is held out shares data with what is trained on.
     """
 
     mixture_or_task_name: str
@@ -92,6 +95,8 @@ class DataSettings:
     prepared_dir: Path | str | None = None
     module_options: Mapping[str, str] = dataclasses.field(default_factory=dict)
     splits: tuple[str, ...] = ("train", "validation")
+    strict: bool = False
+    allow_overlap: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -148,7 +153,7 @@ class DataSettings:
             evaluation: how tasks are scored in this run, if they are: exemplars and templates have to be prepared.
         """
         prompt_format = self.prompt_format
-        if prompt_format == "auto":
+        if prompt_format == "auto" or (prompt_format == "chat" and vocabulary.chat_template is not None):
             prompt_format = default_prompt_format(vocabulary, reads_inputs)
         modules = self.mixture_or_task_module
         return PrepareSpec(
@@ -165,6 +170,7 @@ class DataSettings:
             templates="drawn" if evaluation is None else evaluation.templates,
             root=self.root,
             module_options=dict(self.module_options),
+            strict=self.strict,
         )
 
 

@@ -7,7 +7,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from types import FrameType
@@ -22,13 +22,23 @@ from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import ConfigError, StoppedOnRequest
 from t5x_instruct.common.io import read_json, write_bytes, write_json
 from t5x_instruct.common.trees import num_parameters
+from t5x_instruct.data.audit import AuditLimits
 from t5x_instruct.data.prepared import PreparedMixture
+from t5x_instruct.data.sharing import TaskIdentity
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.report import REPORT_HTML, write_report
 from t5x_instruct.evaluation.results import EvalResult, manner
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
-from t5x_instruct.runs.evaluate import score
-from t5x_instruct.runs.opening import OpenedModel, check_fits, make_loader, open_data, open_model, validation_tasks
+from t5x_instruct.runs.evaluate import score, trained_tasks
+from t5x_instruct.runs.opening import (
+    OpenedModel,
+    check_data,
+    check_fits,
+    make_loader,
+    open_data,
+    open_model,
+    validation_tasks,
+)
 from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
 from t5x_instruct.training.keep_best import keep_best_by
 from t5x_instruct.training.loop import LoopConfig, Trainer
@@ -36,6 +46,8 @@ from t5x_instruct.training.metrics import MetricsWriter, Progress
 from t5x_instruct.training.optimizers import Optimizer
 from t5x_instruct.training.state import TrainState, abstract_state, place_state, state_shardings
 from t5x_instruct.training.step import supervised_loss
+
+MOST_WARNINGS = 8  # shown at the terminal; the manifest has all
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,6 +65,7 @@ class TrainRun:
         keep_last: newest checkpoints to keep.
         z_loss: factor of the squared log-partition penalty.
         label_smoothing: mass spread over the vocabulary.
+        audit: what may be wrong with the data before the run is stopped.
     """
 
     model_dir: str
@@ -65,6 +78,7 @@ class TrainRun:
     keep_last: int = 2
     z_loss: float = 0.0
     label_smoothing: float = 0.0
+    audit: AuditLimits = AuditLimits()
 
 
 def say(text: str) -> None:
@@ -119,6 +133,7 @@ class _Stages:
         self.data = settings.data
         self.loop = settings.loop
         self.evaluation = settings.evaluation
+        self.initial = settings.model.initial_checkpoint_path
         self.mesh = make_mesh(MeshConfig(**settings.mesh))
         self.opened: OpenedModel = open_model(settings.model, seed=settings.data.seed)
         self.model = self.opened.model
@@ -127,6 +142,7 @@ class _Stages:
         self.mixture: PreparedMixture = open_data(self.data, self.model, self.opened.vocabulary, self.evaluation)
         if not self.mixture.train_tasks:
             raise ConfigError(f"nothing is left to train on: HOLD_OUT {self.data.hold_out} holds out every task")
+        self.checked = check_data(self.data, self.mixture, self.opened.vocabulary, settings.audit)
         self.validation_tasks = validation_tasks(self.mixture)
         keep_best = keep_best_by(self.loop.keep_best, self.validation_tasks)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep_last=settings.keep_last, keep_best=keep_best)
@@ -142,8 +158,10 @@ class _Stages:
     def run(self) -> Path:
         loader = make_loader(self.data, self.mixture, self.model, self.opened.vocabulary)
         resume = self.checkpoints.latest()
-        self._write_manifest(loader, resume)
+        for warning in self.checked.warnings[:MOST_WARNINGS]:
+            say(f"warning: {warning}")
         if resume is None:
+            self._write_manifest(loader, resume)
             save_run_identity(self.folder, self.model.config, self.opened.vocabulary)
             params = self.opened.params_fn(self.shardings.params)
             say(f"{self.opened.description}: {num_parameters(self.abstract.params):,} parameters")
@@ -153,6 +171,7 @@ class _Stages:
             say(f"going on from the checkpoint of step {resume}")
             state, data_state = self.checkpoints.restore(resume, self.abstract)
             loader.restore(data_state)
+            self._write_manifest(loader, resume)
             before = self._stored("before")
         state = self._train(state, loader, resume or 0)
         after = self._evaluate("after", state.params if state.ema is None else state.ema)
@@ -180,8 +199,9 @@ class _Stages:
             validation if self.validation_tasks else None,
         )
         writer = MetricsWriter(self.folder, resume)
+        checkpoints = _Saving(self.checkpoints, lambda: self._write_consumed(loader))
         try:
-            return trainer.run(state, writer, self.checkpoints, Progress(self.loop.train_steps))
+            return trainer.run(state, writer, checkpoints, Progress(self.loop.train_steps))
         finally:
             writer.close()
 
@@ -193,7 +213,7 @@ class _Stages:
         how = manner(self.evaluation.shots, self.evaluation.templates)
         say(f"scoring the held-out tasks {name} training, {how} ...")
         lm = LanguageModel(self.model, params, self.opened.vocabulary)
-        result = score(lm, self.mixture, self.data, self.evaluation)
+        result = score(lm, self.mixture, self.data, self.evaluation, self.mixture.train_tasks)
         path = self._evaluation_path(name)
         path.parent.mkdir(exist_ok=True)
         write_json(path, result.to_json())
@@ -222,14 +242,45 @@ class _Stages:
             path,
             {
                 "mixture": self.mixture.name,
+                "trained_on": self._trained_on(),
                 "fingerprint": loader.state()["fingerprint"],
                 "realised": loader.realised_mixture(),
+                "consumed": loader.consumed_mixture(),
                 "held_out": [task.name for task in self.mixture.held_out_tasks],
+                "left_out": dict(self.mixture.left_out),
                 "model": self.opened.description,
                 "parameters": num_parameters(self.abstract.params),
+                "warnings": self.checked.warnings,
                 "environment": environment,
             },
         )
+
+    def _trained_on(self) -> list[dict[str, Any]]:
+        """The tasks of this run and of the run it starts from, so that an evaluation knows what the model has seen."""
+        before = trained_tasks(self.initial)
+        own = [TaskIdentity(task.name, task.base, task.dataset) for task in self.mixture.train_tasks]
+        return [task._asdict() for task in dict.fromkeys([*own, *before])]
+
+    def _write_consumed(self, loader: Any) -> None:
+        path = self.folder / "manifest.json"
+        write_json(path, read_json(path) | {"consumed": loader.consumed_mixture()})
+
+
+class _Saving:
+    """Checkpoints, with something done on host 0 after each is given away to be written."""
+
+    def __init__(self, checkpoints: Checkpoints, after: Callable[[], None]):
+        self._checkpoints, self._after = checkpoints, after
+
+    def save(
+        self, step: int, state: Any, data_state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
+    ) -> None:
+        self._checkpoints.save(step, state, data_state, metrics)
+        if hosts.process_index() == 0:
+            self._after()
+
+    def wait(self) -> None:
+        self._checkpoints.wait()
 
 
 def describe_environment(mesh: Any) -> dict[str, Any]:

@@ -20,23 +20,48 @@ class Exemplar(NamedTuple):
 class Frame:
     """How exemplars and a question become one text, for models that know no turns.
 
-    With exemplars the question is followed by `before_answer` as they are, so that its answer starts where theirs
-    do; without exemplars the text is the question alone.
+    With exemplars the question has around it what they have, up to `before_answer`, so that its answer starts where
+    theirs do; without exemplars the text is the question alone.
 
     Attributes:
         before_answer: between an instruction and its answer.
         between: between an answer and the next instruction.
+        before_question: before each instruction.
+        opening: before everything.
     """
 
     before_answer: str = "\n"
     between: str = "\n\n"
+    before_question: str = ""
+    opening: str = ""
+
+    def shown(self, exemplar: Exemplar) -> str:
+        """An exemplar with its answer and what parts it from what follows."""
+        return f"{self.before_question}{exemplar.inputs}{self.before_answer}{exemplar.targets}{self.between}"
 
     def text(self, exemplars: Sequence[Exemplar], question: str) -> str:
         """The exemplars in their order, then the question."""
         if not exemplars:
             return question
-        before = [f"{one.inputs}{self.before_answer}{one.targets}{self.between}" for one in exemplars]
-        return "".join(before) + question + self.before_answer
+        before = "".join(map(self.shown, exemplars))
+        return f"{self.opening}{before}{self.before_question}{question}{self.before_answer}"
+
+
+FRAMES: tuple[Frame, ...] = (
+    Frame(),
+    Frame("\n\n", "\n\n\n"),
+    Frame("\n", "\n\n---\n\n"),
+    Frame("\n=>\n", "\n\n"),
+    Frame("\n\n", "\n\n* * *\n\n"),
+    Frame("\nAnswer:\n", "\n\n"),
+    Frame("\nA:\n", "\n\n", "Q:\n"),
+    Frame("\nReply:\n", "\n\n", "Request:\n"),
+    Frame("\nOutput:\n", "\n\n", "Input:\n"),
+    Frame("\n", "\n\n", opening="Some solved cases come first, then one that is yours.\n\n"),
+    Frame("\n\n", "\n\n", opening="Look at how these are done and do the last one in the same way.\n\n"),
+    Frame("\nSolution:\n", "\n\n", "Problem:\n", "Learn from the examples.\n\n"),
+)
+"""Frames of the few-shot training examples, of which each example draws one."""
 
 
 def few_shot_prompt(

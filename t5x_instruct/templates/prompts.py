@@ -72,6 +72,11 @@ class Template:
         """Names of all fields that the template uses."""
         return self.input_fields | self.target_fields
 
+    @property
+    def is_inverted(self) -> bool:
+        """Whether it asks for something else than the answer, such as the question to an answer."""
+        return "answer" not in self.target_fields
+
     def render(self, fields: Mapping[str, str]) -> tuple[str, str]:
         """Fills the template.
 

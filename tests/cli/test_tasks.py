@@ -19,6 +19,7 @@ add_task(
     source={"train": ROWS, "validation": ROWS[:2]},
     templates=["What is the capital of {country}?"],
     metrics=[exact_match],
+    dataset="our_atlas",
 )
 add_task(
     "cli_answer",
@@ -50,12 +51,25 @@ def test_tasks_of_a_mixture_with_their_facts(module: str, capsys) -> None:
         {
             "task": "cli_capital",
             "cluster": "cli_geography",
+            "base": None,
+            "dataset": "our_atlas",
+            "status": "ready",
             "templates": 1,
             "train": 3,
             "validation": 2,
             "metrics": ["exact_match"],
         },
-        {"task": "cli_answer", "cluster": "cli_other", "templates": 2, "train": 3, "validation": None, "metrics": []},
+        {
+            "task": "cli_answer",
+            "cluster": "cli_other",
+            "base": None,
+            "dataset": None,
+            "status": "ready",
+            "templates": 2,
+            "train": 3,
+            "validation": None,
+            "metrics": [],
+        },
     ]
 
 

@@ -1,5 +1,6 @@
 """The loader: batch k is the same however it is reached, and an epoch loses nothing."""
 
+import itertools
 import json
 from collections import Counter
 from typing import NamedTuple
@@ -38,6 +39,11 @@ class InMemorySplit:
             mask = rng.random(len(targets)) < 0.7
             self._examples.append(Example(inputs, targets, mask, {}))
         self.lengths = np.array([[len(e.inputs), len(e.targets)] for e in self._examples], np.int32)
+        self.tokens = {
+            "inputs": sum(len(e.inputs) for e in self._examples),
+            "targets": sum(len(e.targets) for e in self._examples),
+            "trained": sum(int(e.targets_mask.sum()) for e in self._examples),
+        }
 
     def read(self, example, variant=0):
         assert 0 <= example < self.num_examples
@@ -285,6 +291,11 @@ def test_the_realised_mixture_is_what_the_batches_hold(case):
         with_inputs = (lengths[:, 0] > 0).sum()
         in_the_decoder = 0 if case.encoder else row["input_tokens"] - with_inputs
         assert (tasks == i).sum() == row["target_tokens"] + in_the_decoder
+        trained = split.tokens["trained"] / split.tokens["targets"]
+        assert row["trained_tokens"] == round(row["target_tokens"] * trained)
+        assert row["share"] == pytest.approx(counts[i] / sum(counts.values()))
+    for name in ("share", "trained_share"):
+        assert sum(row[name] for row in realised["tasks"].values()) == pytest.approx(1)
     assert loader.stats.examples == sum(counts.values())
     assert loader.stats.batches == len(batches)
     sides = [tasks >= 0]
@@ -294,6 +305,22 @@ def test_the_realised_mixture_is_what_the_batches_hold(case):
     assert loader.stats.used_slots == sum(side.sum() for side in sides)
     assert loader.stats.fill == pytest.approx(sum(side.sum() for side in sides) / sum(side.size for side in sides))
     assert loader.stats.trained_tokens == sum(int(batch["decoder_loss_weights"].sum()) for batch in batches)
+
+
+@settings(max_examples=12, deadline=None)
+@given(cases, st.integers(0, 6))
+def test_what_was_consumed_is_what_the_batches_held(case, wanted):
+    loader = loader_of(case)
+    taken = list(itertools.islice(loader, wanted))
+    consumed = loader.consumed_mixture()
+    counts = Counter(task for batch in taken for task, _, _ in names_in(batch))
+    assert consumed["rows"] == loader.rows_consumed
+    assert {name: row["examples"] for name, row in consumed["tasks"].items()} == {
+        name: counts[i] for i, name in enumerate(loader.tasks)
+    }
+    targets = sum(row["target_tokens"] for row in consumed["tasks"].values())
+    with_inputs = sum(int((batch["decoder_task_ids"] >= 0).sum()) for batch in taken)
+    assert targets == with_inputs if case.encoder else targets <= with_inputs
 
 
 OTHER_CONVERTER = DecoderConverter(INPUTS_LENGTH + 4, TARGETS_LENGTH, START, PAD)

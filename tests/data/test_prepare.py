@@ -11,7 +11,6 @@ import seqio
 import tensorflow as tf
 
 from t5x_instruct.common.errors import ConfigError, DataError
-from t5x_instruct.data import render_splits
 from t5x_instruct.data.prepare import prepare
 from t5x_instruct.data.prepare_spec import PrepareSpec
 from t5x_instruct.data.prepared import ensure_prepared, load_prepared, manifest_path
@@ -168,18 +167,16 @@ seqio.TaskRegistry.add(
 """
 
 
-def test_killed_prepare_is_finished_by_the_next(tmp_path, monkeypatch):
-    monkeypatch.setattr(render_splits, "SHARD_BYTES", 5000)
+def test_killed_prepare_is_finished_by_the_next(tmp_path):
     module = _module(tmp_path, "prepare_killed", KILLED)
     (tmp_path / "kill").touch()
-    # The child writes shards of the usual size, so only its completed split is compared as it is.
     spec = _spec(tmp_path, "prepare_killed", module, root=tmp_path / "killed")
     with pytest.raises(DataError, match="killed by signal SIGKILL"):
         ensure_prepared(spec)
     assert load_prepared(spec) is None
     partial = list((tmp_path / "killed").rglob("*.partial"))
     complete = list((tmp_path / "killed").rglob("info.json"))
-    assert len(partial) == 1
+    assert [p.name for p in partial] == [".validation.partial"]
     assert [p.parent.name for p in complete] == ["train"]
     before = complete[0].stat().st_mtime_ns
 
@@ -189,11 +186,7 @@ def test_killed_prepare_is_finished_by_the_next(tmp_path, monkeypatch):
     assert not list((tmp_path / "killed").rglob("*.partial"))
     undisturbed = dataclasses.replace(spec, root=tmp_path / "undisturbed")
     prepare(undisturbed, _quiet)
-    validation = [next(r.root.rglob("validation")) for r in (spec, undisturbed)]
-    assert _content(validation[0]) == _content(validation[1])
-    assert len(list(validation[0].glob("*.array_record"))) > 2
-    train = [next(r.root.rglob("train")) for r in (spec, undisturbed)]
-    assert train[0].parent.name == train[1].parent.name
+    assert _content(spec.root / "tasks") == _content(undisturbed.root / "tasks")
 
 
 def test_same_input_gives_the_same_bytes(tmp_path):

@@ -4,8 +4,9 @@ import dataclasses
 
 import seqio
 
-from t5x_instruct.data.prepare import prepare, preview
+from t5x_instruct.data.prepare import prepare
 from t5x_instruct.data.prepare_spec import PrepareSpec
+from t5x_instruct.data.preview import preview
 from t5x_instruct.data.prompt_formats import encode_prompt, make_prompt_format, prompt_tail
 from t5x_instruct.data.seqio_vocabulary import model_features
 from t5x_instruct.data.vocabularies import ByteVocabulary

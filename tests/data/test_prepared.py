@@ -53,6 +53,7 @@ def _write_split(folder, examples, per_shard=100, variants=1):
         "variants": variants,
         "tokens": {},
         "refused": {},
+        "counters": {},
         "shards": shards,
     }
     write_json(folder / "info.json", info)

@@ -51,7 +51,13 @@ def test_auto_is_what_the_model_reads():
         "plain",
         "eos",
     ]
-    assert [default_prompt_format(CHATTY, reads) for reads in ("causal", "prefix", "encoder")] == ["chat"] * 3
+    assert [default_prompt_format(CHATTY, reads) for reads in ("causal", "prefix", "encoder")] == [
+        "chat",
+        "chat_each",
+        "chat_each",
+    ]
+    for name in ("chat", "chat_each"):
+        assert make_prompt_format(name, CHATTY).name == name
 
 
 def test_formats_that_are_not_there_are_named():

@@ -280,8 +280,8 @@ def test_jsonl(tmp_path):
     [
         ('{"q": ', "not a JSON value"),
         ("[1]", "expected a JSON object, got list"),
-        ('{"q": null}', "'q' is NoneType None"),
-        ('{"q": true}', "'q' is bool True"),
+        ('{"q": null}', "'q' is NoneType null"),
+        ('{"q": true}', "'q' is bool true"),
         ('{"q": {"a": 1}}', "'q' is dict"),
         ('{"q": [1]}', "'q' is list"),
         ('{"q": "x", "more": "y"}', r"\('more', 'str'\)"),
@@ -324,7 +324,7 @@ def test_faults_of_sources(tmp_path):
         source.get_dataset("train")
     with pytest.raises(DataError, match="unknown split 'tset'; nearest: 'test'"):
         source.num_input_examples("tset")
-    with pytest.raises(DataError, match="my rows, split 'test', row 1: a row is a dict of fields, got str 'y'"):
+    with pytest.raises(DataError, match="my rows, split 'test', row 1: a row is a dict of fields, got str \"y\""):
         list(source.rows("test"))
     with pytest.raises(DataError, match="has one shard"):
         source.get_dataset("test", shard_info=seqio.ShardInfo(0, 2))

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.decoding import LanguageModel, Sampling, generate
 from t5x_instruct.models.t5 import T5Config, T5Model
@@ -79,8 +79,16 @@ def test_chat_renders_the_conversation(alphabet: Any) -> None:
     lm = LanguageModel(*alphabet, ChattyBytes())
     turns = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "yes"}]
     assert lm.chat([*turns, {"role": "user", "content": "go on"}], max_new_tokens=3) == "bcd"
-    with pytest.raises(ConfigError, match="no chat template"):
-        LanguageModel(*alphabet, VOCABULARY).chat(turns[:1])
+
+
+def test_chat_without_a_template_goes_on_in_the_plain_frame(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, VOCABULARY)
+    turns = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user")]
+    assert lm.chat(turns[:1], max_new_tokens=3) == lm.generate(["u"], max_new_tokens=3)[0] == "vwx"
+    asked = "User:\nu\n\nAssistant:\na\n\nUser:\nu\n\nAssistant:\n"
+    assert lm.conversation_ids(turns).tolist() == VOCABULARY.encode(asked)
+    with pytest.raises(DataError, match="cannot be shown tools"):
+        lm.chat(turns, tools=[{"type": "function", "function": {"name": "look_up"}}])
 
 
 def test_scores_prefer_what_the_model_would_say(alphabet: Any) -> None:

@@ -36,13 +36,32 @@ TF_SIDE = {
         "tasks",
         "preprocessors",
         "sources",
+        "file_sources",
+        "hub_sources",
+        "chat_preprocessors",
+        "chat_tasks",
+        "tfds_source",
+        "source_states",
         "prepare",
         "render_splits",
+        "row_maps",
+        "rates",
+        "preview",
+        "prepare_beam",
+        "prepare_workers",
+        "preparation",
+        "units",
+        "row_steps",
+        "straight",
         "binding",
+        "few_shot",
     )
 }
-# The metrics of tasks, in a process of their own; the verb that lists what seqio has registered.
-TF_USERS = {f"{PACKAGE}.evaluation.worker", f"{PACKAGE}.cli.tasks.list"}
+# The metrics of tasks, in a process of their own; the verbs that read what seqio has registered.
+TF_USERS = {
+    f"{PACKAGE}.evaluation.worker",
+    *(f"{PACKAGE}.cli.tasks.{action}" for action in ("list", "doctor", "add")),
+}
 NO_JAX = ("common.errors", "common.io", "templates", "config", "cli")
 FORBIDDEN = ("pickle", "cPickle", "dill", "cloudpickle", "joblib", "flax.nnx")
 VAGUE = {"utils", "util", "helpers", "helper", "misc"}

@@ -40,6 +40,40 @@ def validation(run):
     return {record["step"]: record for record in records if record["kind"] == "validation"}
 
 
+def test_the_manifest_says_what_was_trained_on_so_far(run):
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["trained_on"] == [
+        {"name": name, "base": name, "dataset": None} for name in ("small_copy", "small_first")
+    ]
+    consumed, epoch = (manifest[name]["tasks"] for name in ("consumed", "realised"))
+    assert manifest["consumed"]["rows"] == TRAIN["BATCH_SIZE"] * TRAIN["TRAIN_STEPS"]
+    assert {name: row["epochs"] for name, row in epoch.items()} == {"small_copy": 1, "small_first": 1}
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    trained = sum(record["target_tokens"] for record in records if record["kind"] == "train")
+    assert sum(row["trained_tokens"] for row in consumed.values()) == trained
+    assert sum(row["share"] for row in consumed.values()) == pytest.approx(1)
+
+
+def test_an_evaluation_on_what_the_model_was_trained_on_says_so(run, prepared_root, capsys):
+    model = {"INITIAL_CHECKPOINT_PATH": run, "PREPARED_DIR": prepared_root, "HOLD_OUT": "()", "EVAL_EXAMPLES": 1}
+    assert cli.main(words("eval", SHARED | model | {"SHOTS": 0, "EVAL_TEMPLATES": "drawn"})) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].endswith("trained on")
+    ends = {line.split()[0]: line.split()[-1] for line in shown if line.startswith("small_")}
+    assert ends == {"small_copy": "yes", "small_first": "yes", "small_last": "no"}
+    assert "warning: small_copy: the model was trained on the same data (small_copy)" in shown
+
+
+def test_a_run_whose_responses_are_cut_is_stopped_before_its_first_step(prepared_root, tmp_path, capsys):
+    settings = SHARED | TRAIN | {"PREPARED_DIR": prepared_root, "MODEL_DIR": tmp_path / "run"}
+    settings |= {"TASK_FEATURE_LENGTHS": "inputs=80,targets=3", "LEARNING_RATE": 0.1}
+    assert cli.main([*words("train", settings), "--gin_file=recipes/tiny.gin"]) == 2
+    shown = capsys.readouterr().err
+    assert "task 'small_copy', split 'train': 24 of 24 examples have responses that are cut (100.0 %)" in shown
+    assert "the limit is 50 % (AuditLimits.cut_responses)" in shown
+    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
 def test_the_best_checkpoint_is_kept_and_reported(run):
     losses = {step: record["loss"] for step, record in validation(run).items() if step}
     best = min(losses, key=losses.get)

@@ -3,7 +3,10 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from t5x_instruct.cli import main as cli
+from t5x_instruct.common.errors import DataError
 from t5x_instruct.runs.infer import Inference
 from t5x_instruct.runs.settings import ModelSettings
 from tests.runs.test_opening import config
@@ -15,6 +18,16 @@ def test_answers_are_chosen_as_the_settings_say() -> None:
     expected = inference.language_model.generate(["Hi"], 4, num_beams=3, length_penalty=2.0)
     assert inference.answer([{"prompt": "Hi"}]) == expected
     assert inference.language_model.generate(["Hi"], 4) != expected
+
+
+def test_a_conversation_is_answered_as_in_a_chat() -> None:
+    model = ModelSettings(config=config(15), vocabulary="bytes")
+    inference = Inference(model=model, max_new_tokens=4)
+    turns = [{"role": role, "content": role} for role in ("system", "user", "assistant", "user")]
+    lm = inference.language_model
+    assert inference.answer([{"messages": turns}]) == [lm.chat(turns, max_new_tokens=4)]
+    with pytest.raises(DataError, match="cannot be shown tools"):
+        inference.answer([{"messages": turns, "tools": [{"function": {"name": "look_up"}}]}])
 
 
 def test_the_command_line_hands_its_options_on(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:

@@ -75,7 +75,9 @@ def test_auto_prompts_follow_the_vocabulary_and_the_model(tmp_path):
         return settings(tmp_path, **more).prepare_spec(vocabulary, "bytes", reads).prompt_format
 
     assert [chosen(ByteVocabulary(), reads) for reads in MODELS] == ["plain", "plain", "eos"]
-    assert {chosen(Chatty(), reads) for reads in MODELS} == {"chat"}
+    for name in ("auto", "chat"):
+        chats = {reads: chosen(Chatty(), reads, prompt_format=name) for reads in MODELS}
+        assert chats == {reads: "chat" if reads == "causal" else "chat_each" for reads in MODELS}
     assert chosen(ByteVocabulary(), "encoder", prompt_format="plain") == "plain"
     with pytest.raises(ConfigError, match="prompt_format = 'end': must be one of 'auto', 'plain', 'eos', 'chat'"):
         settings(tmp_path, prompt_format="end")

@@ -100,3 +100,49 @@ def test_seqio_evaluates_the_final_answer(cot):
     for prediction, value in (("I think.\nThe answer is 2.", 100.0), ("2", 100.0), ("The answer is 3.", 0.0)):
         metrics = seqio.test_utils.test_postprocessing("cot_gsm8k", data, predict_output=[prediction])
         assert metrics == {"exact_match": value}
+
+
+def test_forms_of_the_collection(cot):
+    forms = [f"{kind}{form}" for form in ("zsopt", "fsopt") for kind in ("", "ii_")]
+    for form in ("zsopt", "fsopt"):
+        wanted = [f"cot_{name}_{kind}{form}" for name in ("gsm8k", "strategyqa") for kind in ("", "ii_")]
+        assert tasks_in(f"cot_{form}") == sorted(wanted)
+        mixture = seqio.MixtureRegistry.get(f"cot_{form}")
+        rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+        for name in ("gsm8k", "strategyqa"):
+            assert rates[f"cot_{name}_ii_{form}"] == pytest.approx(0.3 * rates[f"cot_{name}_{form}"])
+    for form in forms:
+        info = task_info(f"cot_gsm8k_{form}")
+        assert (info.base, info.cluster) == ("cot_gsm8k", "cot_gsm8k")
+        assert len(info.templates) >= 5
+        assert {t.is_inverted for t in info.templates} == {"ii_" in form}
+
+
+def test_the_answer_comes_after_the_explanation(cot):
+    task = seqio.TaskRegistry.get("cot_gsm8k_zsopt")
+    endings = set()
+    for example in rendered("cot_gsm8k_zsopt", "train"):
+        target, answer = example["targets_pretokenized"].decode(), example["answer"].decode()
+        assert target.startswith(example["explanation"].decode())
+        assert task.postprocess_fn(target, example=example, is_target=True) == [answer]
+        endings.add(target.removeprefix(example["explanation"].decode()).replace(answer, "X"))
+    assert endings == {"\nThe answer is X.", " So the answer is X.", "\nTherefore the answer is X."}
+
+
+def test_few_shot_explanations_are_of_other_questions(cot):
+    for example in rendered("cot_gsm8k_fsopt", "validation") + rendered("cot_gsm8k_fsopt", "train")[:60]:
+        inputs, question = example["inputs_pretokenized"].decode(), example["question"].decode()
+        assert 1 <= example["count_exemplars"] <= 5
+        assert inputs.count("How many are left?") == example["count_exemplars"] + 1
+        assert inputs.count(question) == 1
+        assert inputs.lower().count("the answer is ") >= example["count_exemplars"]
+
+
+def test_inverted_forms_ask_for_what_they_do_not_show(cot):
+    wanted = set()
+    for example in rendered("cot_gsm8k_ii_zsopt", "train"):
+        inputs, target = (example[f"{name}_pretokenized"].decode() for name in ("inputs", "targets"))
+        asked = next(name for name in ("question", "explanation") if example[name].decode() == target)
+        wanted.add(asked)
+        assert target not in inputs
+    assert wanted == {"question", "explanation"}

@@ -9,6 +9,11 @@ from typing import Any
 ACTIONS: dict[str, str] = {
     "list": "all tasks, or those of a mixture or cluster",
     "show": "examples as the model sees them",
+    "doctor": "which tasks' data is here, which can be downloaded, what the others need",
+    "add": "a task from a file or dataset of your own, written into a module",
+    "audit": "what is wrong with a mixture's examples: cut, untrained, copied, damaged",
+    "stats": "lengths of a mixture's examples, and the row shape that wastes least",
+    "overlap": "which evaluated examples stand in what is trained on",
 }
 
 

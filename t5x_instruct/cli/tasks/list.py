@@ -8,7 +8,7 @@ from t5x_instruct.cli.output import add_json_argument, print_table
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.common.quiet_tensorflow import import_tensorflow
 
-COLUMNS = ("task", "cluster", "source", "templates", "train", "validation", "metrics")
+COLUMNS = ("task", "cluster", "base", "source", "dataset", "status", "templates", "train", "validation", "metrics")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,16 +40,22 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(info: Any, task: Any) -> dict[str, Any]:
+    from t5x_instruct.data.source_states import state_of
+
+    status = state_of(task.source).status
     functions = list(task.metric_fns)
     objects = list(task.metric_objs)  # seqio appends one for each function
     metrics = functions + objects[: len(objects) - len(functions)]
     return {
         "task": info.name,
         "cluster": info.cluster,
+        "base": None if info.base == info.name else info.base,
         "source": info.source,
+        "dataset": info.dataset,
+        "status": status,
         "templates": len(info.templates),
-        "train": _count(task, "train"),
-        "validation": _count(task, "validation"),
+        "train": _count(task, "train") if status == "ready" else None,
+        "validation": _count(task, "validation") if status == "ready" else None,
         "metrics": [getattr(m, "__name__", type(m).__name__) for m in metrics],
     }
 

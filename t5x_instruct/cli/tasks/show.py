@@ -9,18 +9,17 @@ from typing import Any
 
 from t5x_instruct.cli.data_arguments import (
     SPLIT,
+    add_length_arguments,
     add_module_arguments,
     add_vocabulary_arguments,
     chosen_prompt_format,
     module_options,
     modules_of,
-    read_pairs,
+    read_lengths,
 )
 from t5x_instruct.cli.output import BOLD, DIM, GREEN, YELLOW, add_json_argument, colour, in_colour, print_json
-from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.quiet_tensorflow import import_tensorflow
-
-FEATURES = ("inputs", "targets")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,9 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("name", metavar="NAME", help="a task")
     parser.add_argument("--examples", type=int, default=3, metavar="N", help="how many (default: 3)")
     parser.add_argument("--split", default=SPLIT, help=f"which split (default: {SPLIT})")
-    parser.add_argument(
-        "--lengths", metavar="inputs=N,targets=N", help="TASK_FEATURE_LENGTHS: tells what would be cut [tokens]"
-    )
+    add_length_arguments(parser)
     add_vocabulary_arguments(parser, default="bytes")
     add_module_arguments(parser)
     add_json_argument(parser)
@@ -38,17 +35,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Shows the examples."""
-    from t5x_instruct.data.prepare import preview
-    from t5x_instruct.data.prepare_spec import PrepareSpec
-
     import_tensorflow()
+    from t5x_instruct.data.prepare_spec import PrepareSpec
+    from t5x_instruct.data.preview import preview
     from t5x_instruct.data.task_modules import import_task_modules
     from t5x_instruct.data.tasks import task_info
     from t5x_instruct.data.vocabularies import load_vocabulary
 
     if args.examples < 1:
         raise ConfigError(f"--examples {args.examples}: must be at least 1")
-    limits = _limits(args.lengths)
+    limits = read_lengths(args.lengths)
     vocabulary = load_vocabulary(args.vocabulary)
     modules, options = modules_of(args), module_options(args)
     import_task_modules(modules, options)
@@ -69,17 +65,6 @@ def run(args: argparse.Namespace) -> int:
     else:
         _print_examples(info, args.split, described)
     return 0
-
-
-def _limits(text: str | None) -> dict[str, int]:
-    if text is None:
-        return {}
-    pairs = read_pairs(text.split(","), "lengths")
-    problems = [f"--lengths: {unknown('feature', name, FEATURES)}" for name in pairs if name not in FEATURES]
-    problems += [f"--lengths {k}={v}: must be a whole number" for k, v in pairs.items() if not v.isdecimal()]
-    if problems:
-        raise ConfigError(problems)
-    return {name: int(value) for name, value in pairs.items()}
 
 
 def _describe(example: Any, vocabulary: Any, limits: Mapping[str, int]) -> dict[str, Any]:
