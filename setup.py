@@ -69,7 +69,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["t5x_instruct", "t5x_instruct.*", "tasks", "tasks.*"]),
-    package_data={"": ["*.css", "*.html", "*.jsonl", "*.tsv"]},
+    package_data={"": ["*.css", "*.html", "*.jsonl", "*.sh", "*.tsv"]},
     data_files=data_files("gin_configs", "*.gin") + data_files("launch", "*.sh"),
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,

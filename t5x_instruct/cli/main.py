@@ -25,6 +25,7 @@ VERBS: dict[str, str] = {
     "infer": "let a model answer prompts",
     "prepare": "render and tokenize a mixture into files that training reads",
     "vocab": "train a SentencePiece vocabulary on a mixture's texts",
+    "launch": "run a training or an evaluation on Cloud TPU slices: create, run, status, logs, stop, delete",
     "tasks": "list registered tasks, show their examples as the model sees them, and more",
 }
 

@@ -24,6 +24,7 @@ CONFIGURABLES: dict[str, str] = {
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
     "T5Config": "t5x_instruct.models.t5:T5Config",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
+    "LaunchSettings": "t5x_instruct.cloud.settings:LaunchSettings",
     "adamw": "t5x_instruct.training.optimizers:adamw",
     "adafactor": "t5x_instruct.training.adafactor:adafactor",
     "lion": "t5x_instruct.training.optimizers:lion",
