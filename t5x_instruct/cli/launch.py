@@ -108,6 +108,8 @@ def _archive(args: argparse.Namespace, settings: Any, parsed: Any) -> Any:
 
 def _print_status(launcher: Any, as_json: bool) -> None:
     view, hosts = launcher.backend.view(), launcher.hosts()
+    if launcher.gcloud.dry_run:
+        return
     if as_json:
         print_json(
             {

@@ -51,6 +51,7 @@ class Generation:
         machine_types: chips of a host -> Compute Engine's machine; empty: not to be had in instance groups.
         image_family: Compute Engine's image, in `IMAGE_PROJECT`.
         libtpu_init_args: compiler flags for training.
+        boot_disk_type: of its machines; None: Compute Engine's default.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Generation:
     machine_types: dict[int, str]
     image_family: str
     libtpu_init_args: str
+    boot_disk_type: str | None = None
 
     @property
     def backends(self) -> tuple[str, ...]:
@@ -102,6 +104,7 @@ GENERATIONS = {
             {4: "tpu7x-standard-4t"},
             "ubuntu-accel-2404-amd64-tpu-tpu7x",
             _OVERLAP,
+            "hyperdisk-balanced",
         ),
     )
 }

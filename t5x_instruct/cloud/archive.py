@@ -133,7 +133,7 @@ def lock_file(checkout: Path = CHECKOUT) -> str:
             match = _DISTRIBUTION.match(requirement)
             if match and not re.search(r"extra\s*==", requirement):
                 waiting.append(match.group())
-    return "".join(f"{name}=={version}\n" for name, version in sorted(versions.items()))
+    return "".join(sorted(f"{name}=={version}\n" for name, version in versions.items()))
 
 
 def _normal(name: str) -> str:

@@ -68,6 +68,7 @@ class InstanceGroup(Backend):
             image_family=settings.image_family or settings.slice.generation.image_family,
             image_project=IMAGE_PROJECT,
             boot_disk_size=f"{settings.boot_disk_gb}GB",
+            boot_disk_type=settings.slice.generation.boot_disk_type,
             maintenance_policy="TERMINATE",
             provisioning_model=model[settings.capacity],
             # A machine bound to a reservation lives as long as that; of the others Compute Engine ends the life.

@@ -13,7 +13,29 @@ from t5x_instruct.cloud.archive import make_archive
 from t5x_instruct.cloud.scripts import shutdown_script, startup_script
 
 ODD = "a b  'c' \"d\" $(touch hacked) `touch hacked` $HOME \\ ; touch hacked #* ~"
-TOOLS = "bash cat cp curl cut date env flock gzip head hostname mkdir rm sed sha256sum sleep tar tee touch tr".split()
+TOOLS = [
+    "bash",
+    "cat",
+    "chmod",
+    "cp",
+    "curl",
+    "cut",
+    "date",
+    "env",
+    "flock",
+    "gzip",
+    "head",
+    "hostname",
+    "mkdir",
+    "rm",
+    "sed",
+    "sha256sum",
+    "sleep",
+    "tar",
+    "tee",
+    "touch",
+    "tr",
+]
 # The bucket is a folder; the metadata server is one too. The hosts' Python makes environments of scripts like these.
 FAKES = {
     "gcloud": """
@@ -101,12 +123,16 @@ class Host:
         (self.folder / "runs").write_text("")
 
     def boot(self):
-        done = subprocess.run(["/bin/bash", self.script], env=self.environment, capture_output=True, text=True, cwd=self.folder)
+        done = subprocess.run(
+            ["/bin/bash", self.script], env=self.environment, capture_output=True, text=True, cwd=self.folder
+        )
         assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
     def start(self):
-        return subprocess.Popen(["/bin/bash", self.script], env=self.environment, stdout=subprocess.DEVNULL, cwd=self.folder)
+        return subprocess.Popen(
+            ["/bin/bash", self.script], env=self.environment, stdout=subprocess.DEVNULL, cwd=self.folder
+        )
 
     def wait_for(self, name):
         for _ in range(1000):
@@ -182,7 +208,7 @@ def test_waits_double_up_to_ten_minutes(host, settings):
     host.codes(*[1] * 8)
     # Without a guard: its own waiting would be among the sleeps.
     host.script.write_text(host.script.read_text().replace("\n  start_guard\n", "\n"))
-    print(host.boot())
+    host.boot()
     assert (host.folder / "sleeps").read_text().split() == ["30", "60", "120", "240", "480", "600", "600"]
 
 
@@ -255,7 +281,10 @@ def test_hosts_of_several_slices_find_each_other(host, settings, endpoints):
     tables[1] += "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.1:8080'\n"
     host.install(settings())
     for table, place, expected in zip(
-        tables, ["slice0-host1", "slice2-host1"], [("10.0.0.7:8476", "2", "1"), ("10.0.0.1:8476", "6", "5")], strict=True
+        tables,
+        ["slice0-host1", "slice2-host1"],
+        [("10.0.0.7:8476", "2", "1"), ("10.0.0.1:8476", "6", "5")],
+        strict=True,
     ):
         (host.folder / "metadata" / "tpu-env").write_text(table)
         host.codes(0)
