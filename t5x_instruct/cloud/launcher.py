@@ -19,6 +19,7 @@ STATE_FOLDER = "/var/lib/t5x_instruct"  # on the hosts, as in startup.sh
 # How a host's own word for its end becomes the launch's exit code.
 ENDS = {"done": EXIT_DONE, "refused": EXIT_USAGE, "gave_up": EXIT_FAULT, "stopped": EXIT_RESUME}
 _LONGEST_WAIT = 900.0
+_LOOKS = 10
 
 
 @dataclass(frozen=True)
@@ -179,9 +180,12 @@ class Launcher:
         Raises:
             CloudError: the launch cannot go on.
         """
-        with contextlib.ExitStack() as stack:
-            follower = stack.enter_context(self._following())
-            return self._watch(archive, follower)
+        try:
+            with self._following() as follow:
+                return self._watch(archive, follow)
+        except KeyboardInterrupt:
+            self._say("# no longer watched, and not made again if it is taken away; 'launch run' watches it again")
+            raise
 
     def rehearse(self, archive: Archive) -> None:
         """Shows the commands of `run`, in the order in which a run that is once taken away would need them."""
@@ -237,7 +241,17 @@ class Launcher:
             if view.phase is Phase.ABSENT:
                 self._request(archive.sha256, end - self._clock())
             self._sleep(self.settings.poll_seconds)
-            view = self.backend.view()
+            view = self._look()
+
+    def _look(self) -> View:
+        """The slice's state; a network that fails now and then does not end the watching."""
+        for _ in range(_LOOKS - 1):
+            try:
+                return self.backend.view()
+            except CloudError as error:
+                self._say(f"# {error}; trying again")
+                self._sleep(self.settings.poll_seconds)
+        return self.backend.view()
 
     def _clear_away(self, view: View, failed: int) -> int:
         """Deletes a request that is over; counts the failures in a row, and waits longer after each."""

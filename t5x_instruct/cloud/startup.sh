@@ -2,9 +2,9 @@
 # Runs on each host of a slice, at each boot: fetches the launch's code, installs it once, runs the program, and starts
 # it again as its exit code says. It can be run any number of times; only one of it works at a time.
 #
-# `launch` puts the launch's own values before this text, as assignments: ROOT, ARCHIVE, ARCHIVE_SHA256, PYTHON, EXTRAS,
-# PROGRAM (an array), ENVIRONMENT (an array of NAME=VALUE), LIBTPU_FLAGS, MAX_SECONDS, MAX_FAILURES, BACKOFF_SECONDS,
-# HEALTHY_SECONDS, DELETE (an array: the command that gives the slice back), DELETE_ON_SUCCESS (0 or 1).
+# `launch` puts the launch's own values before this text, as assignments: ROOT, ARCHIVE, ARCHIVE_SHA256, HOSTS_OF_SLICE, SLICES,
+# PYTHON, EXTRAS, PROGRAM (an array), ENVIRONMENT (an array of NAME=VALUE), LIBTPU_FLAGS, MAX_SECONDS, MAX_FAILURES,
+# BACKOFF_SECONDS, HEALTHY_SECONDS, DELETE (an array: the command that gives the slice back), DELETE_ON_SUCCESS (0 or 1).
 #
 # Exit codes of the program: 0 done; 42 start it again at once; 2 never; any other: again, after a while, a few times.
 set -uo pipefail
@@ -52,6 +52,20 @@ find_place() {
   NUM_HOSTS=$((HOSTS * ${slices:-1}))
   HOST=$((SLICE * HOSTS + WORKER))
   PLACE="slice$SLICE-host$WORKER"
+}
+
+# At a first boot the service may write these attributes late, and a host that took itself for the only one would wait
+# for its peers for ever.
+find_place_in_time() {
+  local attempt
+  for ((attempt = 1; attempt <= FETCH_ATTEMPTS; attempt++)); do
+    find_place
+    if ((HOSTS_OF_SLICE == 1 || HOSTS > 1)) && ((SLICES == 1 || NUM_HOSTS > HOSTS)); then
+      return 0
+    fi
+    sleep "$FETCH_SECONDS"
+  done
+  return 1
 }
 
 # Copies the log to the bucket; never the reason why anything fails.
@@ -226,12 +240,13 @@ main() {
   BOOT="$(date -u +%Y%m%dT%H%M%SZ)"
   LOG="$STATE/log/run.log"
   exec > >(tee -a "$LOG") 2>&1
-  find_place
+  find_place_in_time || PLACE_UNKNOWN=1
   say "host $HOST of $NUM_HOSTS ($PLACE)"
   trap copy_log EXIT
   trap pass_on TERM INT
   start_guard
   report starting -
+  [[ -z "${PLACE_UNKNOWN:-}" ]] || finish gave_up 1 "the metadata do not tell the hosts of this slice"
   fetch || finish gave_up 1 "$ARCHIVE cannot be fetched"
   install || finish gave_up 1 "the package cannot be installed"
   prepare_machine

@@ -114,6 +114,16 @@ def test_the_cost_guard_deletes_whatever_is_going_on(cloud, settings):
     assert len(cloud.asked("queued-resources", "delete")) == 1
 
 
+def test_a_look_that_fails_is_taken_again(cloud, settings):
+    broken = ("describe", 1, "", "ERROR: connection reset")
+    code, text = launch(
+        cloud, settings(), state("PROVISIONING"), broken, state("ACTIVE"), said(("slice0-host0", "done", 0))
+    )
+    assert code == 0
+    assert "connection reset; trying again" in text
+    assert len(cloud.asked("create")) == 1
+
+
 def test_what_is_there_is_watched_and_not_made(cloud, settings):
     cloud.script(state("ACTIVE"), said(("slice0-host0", "running", "-")), said(("slice0-host0", "done", 0)))
     assert Launcher(settings(), Gcloud(), lambda _: None, sleep=lambda _: None).run(ARCHIVE) == 0

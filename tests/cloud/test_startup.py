@@ -1,5 +1,6 @@
 """The startup script, really run, in a folder of its own: programs that it calls are small scripts on its PATH."""
 
+import functools
 import os
 import shutil
 import signal
@@ -13,35 +14,20 @@ from t5x_instruct.cloud.archive import make_archive
 from t5x_instruct.cloud.scripts import shutdown_script, startup_script
 
 ODD = "a b  'c' \"d\" $(touch hacked) `touch hacked` $HOME \\ ; touch hacked #* ~"
-TOOLS = [
-    "bash",
-    "cat",
-    "chmod",
-    "cp",
-    "curl",
-    "cut",
-    "date",
-    "env",
-    "flock",
-    "gzip",
-    "head",
-    "hostname",
-    "mkdir",
-    "rm",
-    "sed",
-    "sha256sum",
-    "sleep",
-    "tar",
-    "tee",
-    "touch",
-    "tr",
-]
+TOOLS = (
+    *("bash", "cat", "chmod", "cp", "cut", "date", "env", "flock", "gzip", "head", "hostname", "mkdir", "rm", "sed"),
+    *("sha256sum", "sleep", "tar", "tee", "touch", "tr"),
+)
 # The bucket is a folder; the metadata server is one too. The hosts' Python makes environments of scripts like these.
 FAKES = {
     "gcloud": """
 echo "gcloud $*" >>"$SANDBOX/calls"
 [[ "$1 $2" == "storage cp" ]] || exit 0
-if [[ -e "$SANDBOX/broken" ]]; then n=$(($(cat "$SANDBOX/broken") - 1)); echo $n >"$SANDBOX/broken"; ((n < 0)) || exit 1; fi
+if [[ -e "$SANDBOX/broken" ]]; then
+  n=$(($(cat "$SANDBOX/broken") - 1))
+  echo $n >"$SANDBOX/broken"
+  ((n < 0)) || exit 1
+fi
 from="${4/gs:\\/\\//$SANDBOX/bucket/}" to="${5/gs:\\/\\//$SANDBOX/bucket/}"
 mkdir -p "${to%/*}" && cp "$from" "$to"
 """,
@@ -163,6 +149,11 @@ def checkout(folder: Path) -> Path:
 
 
 @pytest.fixture
+def settings(settings):
+    return functools.partial(settings, accelerator="v5e-8")
+
+
+@pytest.fixture
 def host(tmp_path: Path):
     made = Host(tmp_path)
     yield made
@@ -279,7 +270,7 @@ def test_hosts_of_several_slices_find_each_other(host, settings, endpoints):
     (host.folder / "metadata" / "agent-worker-number").write_text("1")
     tables = ["", "ACCELERATOR: 'v5e'\nMEGASCALE_NUM_SLICES: '3'\nMEGASCALE_SLICE_ID: '2'\n"]
     tables[1] += "MEGASCALE_COORDINATOR_ADDRESS: '10.0.0.1:8080'\n"
-    host.install(settings())
+    host.install(settings(accelerator="v5e-16"))
     for table, place, expected in zip(
         tables,
         ["slice0-host1", "slice2-host1"],
@@ -293,6 +284,14 @@ def test_hosts_of_several_slices_find_each_other(host, settings, endpoints):
         names = ("T5X_INSTRUCT_COORDINATOR", "T5X_INSTRUCT_NUM_HOSTS", "T5X_INSTRUCT_HOST")
         assert tuple(environment[name] for name in names) == expected
         assert host.status(place)[1] == "done"
+
+
+def test_a_host_that_does_not_learn_of_its_peers_does_not_go_alone(host, settings):
+    host.install(settings(accelerator="v5e-16"))
+    host.codes(0)
+    assert "the metadata do not tell the hosts of this slice" in host.boot()
+    assert host.runs == []
+    assert host.status()[1] == "gave_up"
 
 
 def test_stopped_on_request_and_gone_on_with(host, settings):
