@@ -48,7 +48,7 @@ def _run_verb(verb: str, words: Sequence[str]) -> int:
     module = importlib.import_module(f"t5x_instruct.cli.{verb}")
     parser = argparse.ArgumentParser(
         prog=f"{PROGRAM} {verb}",
-        description=VERBS[verb].capitalize() + ".",
+        description=f"{VERBS[verb][:1].upper()}{VERBS[verb][1:]}.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

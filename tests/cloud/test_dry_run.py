@@ -143,6 +143,20 @@ def test_what_the_hosts_run_is_the_run_that_was_asked_for(without_gcloud, tmp_pa
     capsys.readouterr()
 
 
+def test_an_evaluation_is_sent_with_its_own_wiring(without_gcloud, tmp_path, capsys):
+    asked = ["verb=eval", *(f"{name}={value}" for name, value in (("name", "ev"),))]
+    macros = [
+        "INITIAL_CHECKPOINT_PATH=gs://b/x",
+        "MIXTURE_OR_TASK_NAME=starter",
+        "TASK_FEATURE_LENGTHS={'inputs':8,'targets':8}",
+    ]
+    given = [*words(*asked), *(f"--gin.{macro}" for macro in macros)]
+    assert main(["launch", "create", "--gin_file=launch/v5e_16_spot.gin", *given, "--dry_run"]) == 0
+    script = (without_gcloud.parent / "ev" / "startup.sh").read_text()
+    assert "PROGRAM=(t5x-instruct eval --gin_file=run.gin)" in script
+    capsys.readouterr()
+
+
 def test_a_host_is_a_number(without_gcloud, capsys):
     assert main(["launch", "logs", "--gin_file=launch/v5e_16_spot.gin", *words(), "--host=first", "--dry_run"]) == 2
     assert "--host=first: expected a number or 'all'" in capsys.readouterr().err

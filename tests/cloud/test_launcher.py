@@ -2,13 +2,15 @@
 
 import json
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from t5x_instruct.cli.main import main
 from t5x_instruct.cloud.archive import Archive
 from t5x_instruct.cloud.backend import Phase, make_backend
-from t5x_instruct.cloud.gcloud import CloudError, Gcloud
+from t5x_instruct.cloud.gcloud import CloudError, Gcloud, command, shown
 from t5x_instruct.cloud.launcher import Launcher
 
 ARCHIVE = Archive(b"code", ("setup.py",))
@@ -239,3 +241,45 @@ def test_without_gcloud_the_message_says_what_to_do(tmp_path: Path, monkeypatch)
     with pytest.raises(CloudError, match="--dry_run"):
         Gcloud()
     assert Gcloud(dry_run=True).run(["gcloud", "x"]).code == 0
+
+
+ODD = [
+    "a b",
+    "'",
+    '"',
+    "$(touch hacked)",
+    "`touch hacked`",
+    "; touch hacked",
+    "\\",
+    "*",
+    "~",
+    "",
+    "a\nb",
+    "é",
+    "--x=y z",
+]
+
+
+def test_words_reach_gcloud_as_they_are_also_from_what_is_shown(cloud, tmp_path):
+    made = command("storage", *ODD, labels=ODD, spot=True, nothing=None, empty=())
+    assert made[0] == "gcloud"
+    assert "--spot" in made
+    assert not any(word.startswith(("--nothing", "--empty")) for word in made)
+    Gcloud().run(made)
+    subprocess.run(["bash", "-c", shown(made)], check=True, cwd=tmp_path)
+    assert cloud.calls() == [made[1:]] * 2
+    assert not list(tmp_path.rglob("hacked"))
+
+
+def test_status_from_the_command_line(cloud, capsys):
+    settings = ["name=xl", "zone=us-west4-a", "bucket=gs://bucket"]
+    words = ["launch", "status", "--gin_file=launch/v5e_16_spot.gin", *(f"--gin.LaunchSettings.{s}" for s in settings)]
+    cloud.script(state("ACTIVE"), said(("slice0-host1", "waiting", 1), ("slice0-host0", "running", "-")))
+    assert main([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["phase"], result["detail"]) == ("running", "ACTIVE")
+    assert [host["place"] for host in result["hosts"]] == ["slice0-host0", "slice0-host1"]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("xl: running (ACTIVE)\nat most 16 chips x 72 h")
+    assert "slice0-host1  waiting  1" in text

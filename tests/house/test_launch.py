@@ -22,3 +22,16 @@ def test_quickstart_hands_its_arguments_to_train(tmp_path: Path) -> None:
     assert calls[-1] == (
         "t5x-instruct train --gin_file=recipes/quickstart.gin --gin.MODEL_DIR=runs/quickstart " + " ".join(given)
     )
+
+
+def test_pod_hands_its_arguments_to_launch(tmp_path: Path) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "activate").write_text(f"PATH={programs}:$PATH\n")
+    for name in ("python", "t5x-instruct"):
+        (programs / name).write_text(f'#!/bin/sh\nprintf "%s|" {name} "$@" >{tmp_path}/last\n')
+        (programs / name).chmod(0o755)
+    given = ["run", "--gin.LaunchSettings.name=x y", "--dry_run"]
+    script = REPOSITORY / "launch" / "pod.sh"
+    subprocess.run(["bash", script, *given], env=os.environ | {"VENV": str(tmp_path)}, check=True, capture_output=True)
+    assert (tmp_path / "last").read_text() == "|".join(["t5x-instruct", "launch", *given, ""])
