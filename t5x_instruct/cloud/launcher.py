@@ -18,6 +18,7 @@ from t5x_instruct.common.errors import EXIT_DONE, EXIT_FAULT, EXIT_RESUME, EXIT_
 STATE_FOLDER = "/var/lib/t5x_instruct"  # on the hosts, as in startup.sh
 # How a host's own word for its end becomes the launch's exit code.
 ENDS = {"done": EXIT_DONE, "refused": EXIT_USAGE, "gave_up": EXIT_FAULT, "stopped": EXIT_RESUME}
+_PAID = (Phase.STARTING, Phase.RUNNING, Phase.ENDING)
 _LONGEST_WAIT = 900.0
 _LOOKS = 10
 
@@ -39,6 +40,19 @@ class HostStatus:
     code: str
     machine: str
     time: str
+
+
+@dataclass
+class _Progress:
+    """What `run` remembers: when it last looked, for how long there were hosts, how many requests have failed in a row,
+    whether this request has had hosts, whether the code is in the bucket, and what was said last."""
+
+    looked: float
+    used: float = 0.0
+    failed: int = 0
+    had_hosts: bool = False
+    uploaded: bool = False
+    shown: str = ""
 
 
 def files_folder(name: str) -> Path:
@@ -128,7 +142,7 @@ class Launcher:
 
     def stop(self) -> None:
         """Lets the program save a checkpoint and end; the slice stays (and costs)."""
-        remote = f"sudo touch {STATE_FOLDER}/stop; sudo sh -c 'kill -TERM $(cat {STATE_FOLDER}/pid)'"
+        remote = f"sudo touch {STATE_FOLDER}/stop; sudo sh -c 'kill -TERM $(cat {STATE_FOLDER}/pid) || true'"
         for line in self.backend.ssh(ALL, remote):
             self.gcloud.run(line)
         self._say("# asked to stop; 'launch run' goes on, 'launch delete' gives the slice back")
@@ -210,38 +224,47 @@ class Launcher:
             self._say("# nothing, for LaunchSettings.delete_on_success = False")
 
     def _watch(self, archive: Archive, follow: Callable[[bool], None]) -> int:
-        end = self._clock() + self.settings.max_hours * 3600
-        view, shown, failed, expected = self.backend.view(), "", 0, False
-        if view.phase is Phase.ABSENT:
-            self._upload(archive)
-        elif view.phase is Phase.RUNNING and self._ended(quiet=True):
+        progress, view = _Progress(self._clock()), self._look()
+        if view.phase is Phase.RUNNING and self._ended(quiet=True):
             self._forget_ends()
             self.resume()
         while True:
-            if view.detail != shown:
-                self._say(f"# {view.phase.value}: {view.detail}" if view.detail else f"# {view.phase.value}")
-                shown = view.detail
-            left = end - self._clock()
-            if left <= 0:
-                self.backend.delete()
-                raise CloudError(f"max_hours = {self.settings.max_hours:g} are over: {self.settings.name} is deleted")
+            left = self._count_time(view, progress)
             follow(view.phase is Phase.RUNNING)
-            if view.phase in (Phase.RUNNING, Phase.ENDING) or (view.phase is Phase.ABSENT and expected):
+            gone = view.phase is Phase.ABSENT and progress.had_hosts
+            if gone or view.phase in (Phase.RUNNING, Phase.ENDING):
                 code = self._ended()
                 if code is not None:
                     return code
             if view.phase is Phase.RUNNING:
-                failed, expected = 0, True
-            elif view.phase is Phase.ABSENT and expected:
+                progress.failed, progress.had_hosts = 0, True
+            elif gone:
                 raise CloudError(f"{self.settings.name} was deleted by somebody else; 'launch run' makes it again")
             elif view.phase.over:
-                failed = self._clear_away(view, failed)
-                expected = False
+                self._clear_away(view, progress)
                 view = View(Phase.ABSENT)
             if view.phase is Phase.ABSENT:
-                self._request(archive.sha256, end - self._clock())
+                if not progress.uploaded:
+                    self._upload(archive)
+                    progress.uploaded = True
+                self._request(archive.sha256, left)
             self._sleep(self.settings.poll_seconds)
             view = self._look()
+
+    def _count_time(self, view: View, progress: "_Progress") -> float:
+        """Seconds that the slice may still live; if none, it is deleted. Waiting in a queue costs nothing."""
+        if view.detail != progress.shown:
+            self._say(f"# {view.phase.value}: {view.detail}" if view.detail else f"# {view.phase.value}")
+            progress.shown = view.detail
+        now = self._clock()
+        if view.phase in _PAID:
+            progress.used += now - progress.looked
+        progress.looked = now
+        left = self.settings.max_hours * 3600 - progress.used
+        if left <= 0:
+            self.backend.delete()
+            raise CloudError(f"max_hours = {self.settings.max_hours:g} are over: {self.settings.name} is deleted")
+        return left
 
     def _look(self) -> View:
         """The slice's state; a network that fails now and then does not end the watching."""
@@ -253,16 +276,17 @@ class Launcher:
                 self._sleep(self.settings.poll_seconds)
         return self.backend.view()
 
-    def _clear_away(self, view: View, failed: int) -> int:
+    def _clear_away(self, view: View, progress: "_Progress") -> None:
         """Deletes a request that is over; counts the failures in a row, and waits longer after each."""
-        failed = failed + 1 if view.phase is Phase.FAILED else 0
-        if failed > self.settings.max_recreations:
-            raise CloudError(f"{failed} requests in a row failed, the last with: {view.detail}; it is left for a look")
+        progress.had_hosts = False
+        progress.failed = progress.failed + 1 if view.phase is Phase.FAILED else 0
+        if progress.failed > self.settings.max_recreations:
+            times = f"{progress.failed} requests in a row failed"
+            raise CloudError(f"{times}, the last with: {view.detail}; it is left for a look")
         self._say(f"# {view.detail}: deleted and asked for again")
         self.backend.delete()
-        if failed:
-            self._sleep(min(self.settings.poll_seconds * 2**failed, _LONGEST_WAIT))
-        return failed
+        if progress.failed:
+            self._sleep(min(self.settings.poll_seconds * 2**progress.failed, _LONGEST_WAIT))
 
     def _ended(self, quiet: bool = False) -> int | None:
         """The exit code of a run that has ended on host 0 or given up anywhere; None if it goes on."""

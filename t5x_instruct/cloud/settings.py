@@ -43,7 +43,8 @@ class LaunchSettings:
         image_family: of an instance group; None: the generation's.
         boot_disk_gb: of an instance group.
         valid_until_duration: how long a queued request may wait, e.g. '6h'; None: for ever.
-        max_hours: cost guard: so long after its hosts started the slice is deleted, whatever it is doing.
+        max_hours: cost guard: when its hosts have lived so long the slice is deleted, whatever it is doing. `run` adds
+            the lives of slices that were taken away; the hosts' own guard counts from their first boot.
         delete_on_success: give the slice back when the run has ended well. It is never deleted after a failure.
         max_failures: how often the program may end with a fault (exit code 1) before it is left alone.
         backoff_seconds: wait after the first fault, doubled after each up to ten minutes.
@@ -54,7 +55,7 @@ class LaunchSettings:
         extras: of the package, installed on the hosts.
         python: version on the hosts, '3.12'; None: this machine's, to which the lock file belongs.
         files: further files that the run reads, relative to the working folder; sent along.
-        env: environment variables of the program.
+        env: environment variables of the program. They stand in the machines' metadata: no secrets.
         libtpu_init_args: compiler flags; None: the generation's.
         price_per_chip_hour: in your currency, for the estimate of the cost; None: not known.
     """

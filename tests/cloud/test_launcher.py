@@ -11,7 +11,7 @@ from t5x_instruct.cli.main import main
 from t5x_instruct.cloud.archive import Archive
 from t5x_instruct.cloud.backend import Phase, make_backend
 from t5x_instruct.cloud.gcloud import CloudError, Gcloud, command, shown
-from t5x_instruct.cloud.launcher import Launcher
+from t5x_instruct.cloud.launcher import Launcher, files_folder
 
 ARCHIVE = Archive(b"code", ("setup.py",))
 MISSING = (1, "", "ERROR: (gcloud) NOT_FOUND: Resource was not found")
@@ -110,10 +110,22 @@ def test_waits_are_longer_after_each_failure(cloud, settings):
 
 
 def test_the_cost_guard_deletes_whatever_is_going_on(cloud, settings):
-    times = iter([0.0, 10.0, 20.0, 3601.0])
+    times = iter([0, 0, 100_000, 100_010, 101_000, 102_000, 104_000])  # the first long wait is one in the queue
+    states = map(state, ["WAITING_FOR_RESOURCES", "PROVISIONING", "ACTIVE", "SUSPENDED", "ACTIVE"])
     with pytest.raises(CloudError, match="max_hours = 1 are over: xl is deleted"):
-        launch(cloud, settings(max_hours=1), state("WAITING_FOR_RESOURCES"), clock=lambda: next(times))
-    assert len(cloud.asked("queued-resources", "delete")) == 1
+        launch(cloud, settings(max_hours=1), *states, clock=lambda: next(times, 105_000))
+    assert [call[3] for call in cloud.asked("queued-resources") if call[3] != "describe"] == [
+        *("create", "delete", "create"),
+        "delete",
+    ]
+    script = (files_folder("xl") / "startup.sh").read_text()  # what is left when it was made the second time
+    assert f"MAX_SECONDS={3600 - 1000}\n" in script
+
+
+def test_what_is_found_taken_away_gets_this_code(cloud, settings):
+    cloud.script(state("SUSPENDED"), ("rm", *EMPTY), state("ACTIVE"), said(("slice0-host0", "done", 0)))
+    assert Launcher(settings(), Gcloud(), lambda _: None, sleep=lambda _: None).run(ARCHIVE) == 0
+    assert len(cloud.asked("storage", "cp")) == 1
 
 
 def test_a_look_that_fails_is_taken_again(cloud, settings):
