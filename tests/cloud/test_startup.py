@@ -1,5 +1,6 @@
 """The startup script, really run, in a folder of its own: programs that it calls are small scripts on its PATH."""
 
+import contextlib
 import functools
 import os
 import shutil
@@ -92,6 +93,7 @@ class Host:
             "LAUNCH_FETCH_ATTEMPTS": "3",
             "LAUNCH_BACKOFF_SECONDS": "0",
             "LAUNCH_GRACE_SECONDS": "0",
+            "LAUNCH_COPY_SECONDS": "1",
         }
 
     def install(self, settings, seconds=3600):
@@ -159,11 +161,8 @@ def host(tmp_path: Path):
     yield made
     guard = tmp_path / "run" / "guard"
     if guard.exists():  # started by the script, to outlive it
-        try:
-            os.killpg(os.getpgid(int(guard.read_text())), 0)
+        with contextlib.suppress(ProcessLookupError):
             os.kill(int(guard.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
 
 @pytest.mark.parametrize(
