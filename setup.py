@@ -33,15 +33,20 @@ INSTALL_REQUIRES = [
     "tokenizers>=0.22,<0.24",
 ]
 
+LIBTPU = "libtpu>=0.0.52,<0.1; sys_platform == 'linux' and platform_machine == 'x86_64'"
+
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     # `tasks add --from hf://...`: datasets of the hub, or saved by its library.
     "hf": ["datasets>=4,<6", "huggingface_hub>=1.1,<3"],
     # `prepare --runner`: rendering on many machines.
     "beam": ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"],  # Beam has protobuf 6, sentencepiece 0.2.3 needs 7
+    # The TPU compiler, for `t5x-instruct plan` on a machine without a TPU; there is none for other systems.
+    "plan": [LIBTPU],
     # Re-makes the golden files of tests/parity; torch is large and never needed to use or test the package.
     "parity": ["torch>=2.6,<3", "transformers>=5,<6"],
     "test": [
+        LIBTPU,
         "hypothesis>=6.120,<7",
         "mypy>=1.15,<3",
         "pytest>=8.3,<10",

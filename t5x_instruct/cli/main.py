@@ -24,6 +24,7 @@ VERBS: dict[str, str] = {
     "eval": "score a model on a mixture's validation examples, zero-shot or with exemplars",
     "infer": "let a model answer prompts",
     "prepare": "render and tokenize a mixture into files that training reads",
+    "plan": "compile a run for a TPU slice that is not there: memory, time, traffic",
     "vocab": "train a SentencePiece vocabulary on a mixture's texts",
     "launch": "run a training or an evaluation on Cloud TPU slices: create, run, status, logs, stop, delete",
     "tasks": "list registered tasks, show their examples as the model sees them, and more",

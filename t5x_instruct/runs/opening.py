@@ -14,7 +14,7 @@ from t5x_instruct.checkpoints.restore import Source, open_source
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.types import Params
 from t5x_instruct.data.audit import Audit, AuditLimits, check_before_training
-from t5x_instruct.data.converters import make_converter
+from t5x_instruct.data.converters import Converter, make_converter
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
 from t5x_instruct.data.sharing import Shared, refuse_shared
@@ -113,19 +113,10 @@ def make_loader(
             mixed stream of training examples.
     """
     split = "validation" if validation else "train"
-    reads_inputs = model.reads_inputs
-    converter = make_converter(
-        reads_inputs,
-        inputs_length=data.task_feature_lengths["inputs"],
-        targets_length=data.task_feature_lengths["targets"],
-        start_id=model.config.decoder_start_id if reads_inputs == "encoder" else vocabulary.start_id,
-        pad_id=vocabulary.pad_id,
-        overlong=data.overlong,
-    )
     return Loader(
         mixture,
         split,
-        converter,
+        converter_of(data, model, vocabulary),
         batch_size=data.batch_size,
         seed=data.seed,
         host_index=jax.process_index(),
@@ -134,6 +125,19 @@ def make_loader(
         num_epochs=1 if validation else None,
         tasks=validation_tasks(mixture) if validation else None,
         every_example_once=validation,
+    )
+
+
+def converter_of(data: DataSettings, model: Model, vocabulary: Vocabulary) -> Converter:
+    """What makes the rows that a run's model reads."""
+    encodes = model.reads_inputs == "encoder"
+    return make_converter(
+        model.reads_inputs,
+        inputs_length=data.task_feature_lengths["inputs"],
+        targets_length=data.task_feature_lengths["targets"],
+        start_id=model.config.decoder_start_id if encodes else vocabulary.start_id,
+        pad_id=vocabulary.pad_id,
+        overlong=data.overlong,
     )
 
 

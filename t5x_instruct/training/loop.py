@@ -27,7 +27,14 @@ from t5x_instruct.training.keep_best import period_problem
 from t5x_instruct.training.metrics import MetricsWriter, Progress, loss_record, named_numbers, training_record
 from t5x_instruct.training.optimizers import Optimizer
 from t5x_instruct.training.state import TrainState
-from t5x_instruct.training.step import LossFn, LossNormalizer, compile_step, make_eval_step, make_train_step
+from t5x_instruct.training.step import (
+    LossFn,
+    LossNormalizer,
+    TrainStep,
+    compile_step,
+    make_eval_step,
+    make_train_step,
+)
 
 
 class CheckpointStore(Protocol):
@@ -93,6 +100,29 @@ class LoopConfig:
             raise ConfigError(problems)
 
 
+def configured_step(
+    model: Model, loss_fn: LossFn, optimizer: Optimizer, config: LoopConfig, *, num_tasks: int
+) -> TrainStep:
+    """The step of a run, as its loop is configured: what `Trainer` runs and planning compiles.
+
+    Args:
+        model: decides whether there is dropout.
+        loss_fn: the loss.
+        optimizer: direction and schedule.
+        config: micro-batches, seed, normalizing factor.
+        num_tasks: tasks of the mixture.
+    """
+    return make_train_step(
+        loss_fn,
+        optimizer,
+        num_tasks=num_tasks,
+        seed=config.seed,
+        dropout=model.config.dropout_rate > 0,
+        micro_batches=config.micro_batches,
+        loss_normalizing_factor=config.loss_normalizing_factor,
+    )
+
+
 class Trainer:
     """Runs steps on a mesh.
 
@@ -123,15 +153,7 @@ class Trainer:
         self.mesh = mesh
         self.loader = loader
         self._validation = validation
-        step = make_train_step(
-            loss_fn,
-            optimizer,
-            num_tasks=len(loader.tasks),
-            seed=config.seed,
-            dropout=model.config.dropout_rate > 0,
-            micro_batches=config.micro_batches,
-            loss_normalizing_factor=config.loss_normalizing_factor,
-        )
+        step = configured_step(model, loss_fn, optimizer, config, num_tasks=len(loader.tasks))
         self.train_step = compile_step(step, shardings, mesh, donate=True)
         # By number of tasks, since not every trained task need have validation examples.
         self.eval_step = functools.cache(

@@ -201,7 +201,7 @@ def make_eval_step(loss_fn: LossFn, *, num_tasks: int) -> Callable[[Params, Batc
 
 def compile_step(
     step: Callable[..., Any], shardings: Any, mesh: Mesh, *, donate: bool, rules: Rules = DEFAULT_RULES
-) -> Callable[..., Any]:
+) -> jax.stages.Wrapped:
     """The one place where steps are jitted: shardings in and out, donation, the activations' rules.
 
     Args:

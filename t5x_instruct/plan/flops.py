@@ -1,0 +1,82 @@
+"""Floating-point operations of a traced function, loops counted as often as they run."""
+
+import math
+from typing import Any
+
+import jax
+
+from t5x_instruct.common.types import Params
+
+
+def count_flops(function: Any, *arguments: Any) -> int:
+    """Multiplications and additions in the matrix products of a function, over all devices.
+
+    A scan counts its body times its length, a Pallas kernel its body times its grid, a branch the larger of its sides.
+    XLA's own count (`cost_analysis`) takes a loop's body once.
+
+    Args:
+        function: a pure function.
+        *arguments: arrays or their shapes (`jax.ShapeDtypeStruct`).
+    """
+    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+
+
+def model_flops(loss_fn: Any, params: Params, batch: Any) -> int:
+    """What a step has to compute whatever is recomputed: three times the forward pass's matrix products.
+
+    Attention counts whole, the half that a causal mask throws away included.
+
+    Args:
+        loss_fn: ``(params, batch, dropout_rng) -> LossOutput``.
+        params: shapes of the parameters.
+        batch: shapes of a batch.
+
+    Source: Chowdhery et al. 2022, PaLM, appendix B (the backward pass takes twice the forward pass).
+    """
+    return 3 * count_flops(lambda p, b: loss_fn(p, b, None).loss_sum, params, batch)
+
+
+def _of_jaxpr(jaxpr: Any) -> int:
+    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+
+
+def _of_equation(equation: Any) -> int:
+    name = equation.primitive.name
+    if name == "dot_general":
+        return _of_dot(equation)
+    if name == "conv_general_dilated":
+        return _of_convolution(equation)
+    inner = [_of_jaxpr(getattr(jaxpr, "jaxpr", jaxpr)) for jaxpr in _jaxprs_in(equation.params)]
+    if not inner:
+        return 0
+    if name == "cond":
+        return max(inner)
+    times = 1
+    if name == "scan":
+        times = equation.params["length"]
+    elif name == "pallas_call":
+        times = math.prod(equation.params["grid_mapping"].grid)
+    elif name == "shard_map":
+        times = equation.params["mesh"].size
+    return times * sum(inner)
+
+
+def _jaxprs_in(params: Any) -> list[Any]:
+    found = []
+    for value in params.values():
+        for one in value if isinstance(value, list | tuple) else [value]:
+            if hasattr(one, "eqns") or hasattr(getattr(one, "jaxpr", None), "eqns"):
+                found.append(one)
+    return found
+
+
+def _of_dot(equation: Any) -> int:
+    (contracted, _), _ = equation.params["dimension_numbers"]
+    left = equation.invars[0].aval.shape
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+
+
+def _of_convolution(equation: Any) -> int:
+    kernel = equation.invars[1].aval.shape
+    out_features = kernel[equation.params["dimension_numbers"].rhs_spec[0]]
+    return 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(kernel) // out_features

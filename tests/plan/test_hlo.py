@@ -1,0 +1,116 @@
+"""The compiler's program is read as it runs: loops, fusions, groups, bytes."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from t5x_instruct.common.errors import DataError
+from t5x_instruct.plan.collectives import collectives_of
+from t5x_instruct.plan.hlo import Program, replica_groups
+from t5x_instruct.plan.topologies import CHIPS, devices_of, parse_slices
+
+LAYERS, WIDTH, ROWS = 5, 512, 1024
+
+
+@pytest.mark.parametrize(
+    ("text", "groups"),
+    [
+        ("x(), replica_groups={{0,2},{1,3}}, use", [[0, 2], [1, 3]]),
+        ("x(), replica_groups=[2,2]<=[4], use", [[0, 1], [2, 3]]),
+        ("x(), replica_groups=[2,2]<=[2,2]T(1,0), use", [[0, 2], [1, 3]]),
+        ("x(), replica_groups=[4,2]<=[2,2,2]T(2,0,1), use", [[0, 2], [4, 6], [1, 3], [5, 7]]),
+        ("x(), replica_groups=mesh['a'=2,'b'=3] {'b'}, use", [[0, 1, 2], [3, 4, 5]]),
+        ("x(), replica_groups=mesh['a'=2,'b'=3] {'a'}, use", [[0, 3], [1, 4], [2, 5]]),
+        ("x(), source_target_pairs={{0,1},{1,0}}, use", [[0, 1], [1, 0]]),
+    ],
+)
+def test_groups(text, groups):
+    assert replica_groups(text) == groups
+
+
+def test_groups_of_another_form_and_a_text_that_is_no_program():
+    with pytest.raises(DataError, match="groups of a collective cannot be read"):
+        replica_groups("x(), replica_groups=somehow")
+    with pytest.raises(DataError, match="no entry computation"):
+        Program("nothing")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_cache():
+    # Programs for devices that are not there cannot be read back.
+    jax.config.update("jax_enable_compilation_cache", False)
+    yield
+    jax.config.update("jax_enable_compilation_cache", True)
+
+
+@pytest.fixture(scope="module")
+def devices():
+    return devices_of(parse_slices("v5e-8"))
+
+
+def compiled(devices, *, scanned, dtype=jnp.float32):
+    """Layers whose products are summed over four devices, scanned or one by one."""
+    mesh = Mesh(np.asarray(devices).reshape(2, 4), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+
+    def put(*spec):
+        return NamedSharding(mesh, PartitionSpec(*spec))
+
+    def layer(x, weights):
+        up, down = weights
+        x = x + jax.lax.with_sharding_constraint(jnp.tanh(x @ up) @ down, put("data", None))
+        return x, None
+
+    def apply(x, up, down):
+        if scanned:
+            return jax.lax.scan(layer, x, (up, down))[0]
+        for i in range(LAYERS):
+            x, _ = layer(x, (up[i], down[i]))
+        return x
+
+    arguments = [
+        jax.ShapeDtypeStruct((ROWS, WIDTH), dtype, sharding=put("data", None)),
+        jax.ShapeDtypeStruct((LAYERS, WIDTH, 4 * WIDTH), dtype, sharding=put(None, None, "model")),
+        jax.ShapeDtypeStruct((LAYERS, 4 * WIDTH, WIDTH), dtype, sharding=put(None, "model", None)),
+    ]
+    return jax.jit(apply, out_shardings=put("data", None)).lower(*arguments).compile()
+
+
+@pytest.mark.parametrize("scanned", [True, False])
+def test_collectives_count_once_a_layer(devices, scanned):
+    found = collectives_of(Program(compiled(devices, scanned=scanned).as_text()), devices, CHIPS["v5e"])
+    # Every layer adds up its result over the four devices of the model axis: by an all-reduce, or by its two halves.
+    added = [one for one in found if one.kind in ("all-reduce", "reduce-scatter")]
+    assert sum(one.times for one in added) == LAYERS
+    assert {(one.ways, one.size, one.network) for one in added} == {(4, ROWS // 2 * WIDTH * 4, "ici")}
+    assert all(one.seconds > 0 for one in found)
+
+
+def test_traffic_of_scanned_layers_is_that_of_unrolled_ones(devices):
+    totals = []
+    for scanned in (True, False):
+        program = Program(compiled(devices, scanned=scanned).as_text())
+        totals.append(
+            sum(
+                frame.times * program.hbm_bytes(frame, one)
+                for frame in program.frames()
+                for one in frame.computation.instructions.values()
+            )
+        )
+    weights = LAYERS * 2 * WIDTH * 4 * WIDTH * 4 // 4
+    assert all(total >= weights for total in totals)  # every weight is read once at least
+    assert totals[0] == pytest.approx(totals[1], rel=0.35)
+
+
+def test_what_goes_between_slices_is_told_apart(devices):
+    del devices
+    two = devices_of(parse_slices("v5e-4", 2))
+    mesh = Mesh(np.asarray(two).reshape(2, 4), ("replica", "data"), axis_types=(AxisType.Auto,) * 2)
+    sharded = NamedSharding(mesh, PartitionSpec("replica", None))
+    whole = NamedSharding(mesh, PartitionSpec())
+    x = jax.ShapeDtypeStruct((2, 1 << 20), jnp.float32, sharding=sharded)
+    text = jax.jit(lambda x: x.sum(0), out_shardings=whole).lower(x).compile().as_text()
+    (only,) = collectives_of(Program(text), two, CHIPS["v5e"])
+    assert only[:5] == ("all-reduce", 1, 4 << 20, 2, "dcn")
+    assert only.seconds == pytest.approx((4 << 20) / CHIPS["v5e"].dcn_bandwidth)
