@@ -22,10 +22,8 @@ def run(args: argparse.Namespace) -> int:
     """Compiles the run's step and prints the plan; exit code 1 if it does not fit."""
     # The compiler runs here; devices of this machine would only be in its way.
     os.environ["JAX_PLATFORMS"] = "cpu"
-    import jax
-
-    # Programs for devices that are not there cannot be read back.
-    jax.config.update("jax_enable_compilation_cache", False)
+    # Programs for devices that are not there cannot be read back from a cache.
+    os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
     from t5x_instruct.config.validate import resolve
     from t5x_instruct.plan.compiled import plan_training
     from t5x_instruct.plan.report import as_json, as_text
