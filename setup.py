@@ -17,6 +17,7 @@ INSTALL_REQUIRES = [
     "importlib_resources>=6.4,<8",  # tensorflow-datasets downloads with it and requires it only below Python 3.9
     "jax>=0.10.2,<0.13",
     "jinja2>=3.1.4,<4",
+    "ml_dtypes>=0.5,<1",
     "msgpack>=1.1,<2",
     "numpy>=2.1,<3",
     "optax>=0.2.8,<0.3",
@@ -24,6 +25,7 @@ INSTALL_REQUIRES = [
     "pyarrow>=18,<27",
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
+    "safetensors>=0.5,<0.9",
     "sentencepiece>=0.2,<0.3",
     "seqio>=0.0.20,<0.1",
     "tensorboardX>=2.6.2,<3",
@@ -37,7 +39,7 @@ LIBTPU = "libtpu>=0.0.52,<0.1; sys_platform == 'linux' and platform_machine == '
 
 EXTRAS_REQUIRE = {
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
-    # `tasks add --from hf://...`: datasets of the hub, or saved by its library.
+    # `hf://ORG/NAME`: models and data sets of the hub, or data sets saved by its library.
     "hf": ["datasets>=4,<6", "huggingface_hub>=1.1,<3"],
     # `prepare --runner`: rendering on many machines.
     "beam": ["apache-beam>=2.70,<3", "sentencepiece<0.2.3"],  # Beam has protobuf 6, sentencepiece 0.2.3 needs 7

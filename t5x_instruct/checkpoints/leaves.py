@@ -1,5 +1,6 @@
 """Leaves of a state tree by name: what is saved of each, and how it comes back as what it was."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -19,6 +20,12 @@ class LeafSpec(NamedTuple):
 
     shape: tuple[int, ...]
     dtype: str
+
+    @property
+    def num_bytes(self) -> int:
+        """Size in bytes; of a PRNG key that of its words, two of them for threefry."""
+        size = 8 if self.dtype.startswith("key<") else jnp.dtype(self.dtype).itemsize
+        return math.prod(self.shape) * size
 
     def __str__(self) -> str:
         return f"{self.dtype}[{', '.join(map(str, self.shape))}]"

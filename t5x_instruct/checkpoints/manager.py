@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.options import AsyncOptions
@@ -208,7 +209,7 @@ class Checkpoints:
                 found), or the trees differ (names each leaf).
         """
         self.wait()
-        self._verify(step)
+        self.verify(step)
         run = self._read_run(step)
         prefix = f"{subtree}/" if subtree else ""
         named = {prefix + name: leaf for name, leaf in leaves.named_leaves(abstract_state).items()}
@@ -222,6 +223,36 @@ class Checkpoints:
         values = self._read_arrays(step, named)
         restored = [leaves.from_saved(leaf, values.get(name)) for name, leaf in named.items()]
         return jax.tree.unflatten(jax.tree.structure(abstract_state), restored), run["data_state"]
+
+    def verify(self, step: int) -> None:
+        """Compares all files of a step with their checksums.
+
+        Raises:
+            CheckpointError: the step is missing, incomplete or damaged; names each file.
+        """
+        problems: list[str] = []
+        if hosts.process_index() == 0:
+            problems = checksums.verify(self._step_folder(step))
+            if problems and not self._step_folder(step).exists():
+                complete = ", ".join(map(str, sorted(self._complete_steps()))) or "none"
+                problems = [f"there is no step {step} in {self.folder}; complete steps: {complete}"]
+            elif problems:
+                problems.append(f"to go on from an earlier step, remove {self._step_folder(step)}")
+        if problems := hosts.broadcast_from_host0(problems):
+            raise CheckpointError("\n  ".join(problems))
+
+    def read_array(self, step: int, name: str) -> np.ndarray:
+        """One array of a step in host memory, by its name in `saved_tree`; see `verify` for the checksums.
+
+        Raises:
+            CheckpointError: the step has no such array, or it cannot be read.
+        """
+        saved = self.saved_tree(step)
+        if name not in saved:
+            raise CheckpointError(f"{self._step_folder(step)}: {unknown('array', name, saved)}")
+        # An array of one number in any shape: it only says what is wanted.
+        like = np.broadcast_to(np.zeros((), saved[name].dtype), saved[name].shape)
+        return np.asarray(leaves.from_saved(like, self._read_arrays(step, {name: like}).get(name)))
 
     def _step_folder(self, step: int) -> epath.Path:
         return self.folder / str(step)
@@ -305,18 +336,6 @@ class Checkpoints:
             raise CheckpointError(
                 f"step {step} could not be saved in {self.folder}: {reason}. Earlier steps are intact."
             ) from error
-
-    def _verify(self, step: int) -> None:
-        problems: list[str] = []
-        if hosts.process_index() == 0:
-            problems = checksums.verify(self._step_folder(step))
-            if problems and not self._step_folder(step).exists():
-                complete = ", ".join(map(str, sorted(self._complete_steps()))) or "none"
-                problems = [f"there is no step {step} in {self.folder}; complete steps: {complete}"]
-            elif problems:
-                problems.append(f"to go on from an earlier step, remove {self._step_folder(step)}")
-        if problems := hosts.broadcast_from_host0(problems):
-            raise CheckpointError("\n  ".join(problems))
 
     def _read_run(self, step: int) -> dict[str, Any]:
         checksums.read_checksums(self._step_folder(step))

@@ -25,6 +25,15 @@ class LazyTensor(NamedTuple):
     pieces: Sequence[Callable[[], np.ndarray]]
     stacked: bool
 
+    def read(self) -> np.ndarray:
+        """All of it, float32, in host memory."""
+        if not self.stacked:
+            return np.ascontiguousarray(self.pieces[0]())
+        whole = np.empty(self.shape, np.float32)
+        for i, piece in enumerate(self.pieces):
+            whole[i] = piece()
+        return whole
+
 
 def place_params(tensors: Mapping[str, LazyTensor], shardings: Any | None) -> dict[str, Any]:
     """Reads parameters and puts each on the devices before the next one is read.

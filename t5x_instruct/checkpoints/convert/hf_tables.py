@@ -3,14 +3,18 @@
 Hugging Face stores every matrix as [out, in], we store [in, out].
 """
 
+import math
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.t5 import T5Config
+
+HEAD = "lm_head.weight"
+EMBEDDING = "model.embed_tokens.weight"
+SHARED = "shared.weight"
 
 
 class HfTensor(NamedTuple):
@@ -19,12 +23,16 @@ class HfTensor(NamedTuple):
     Attributes:
         ours: its name in our tree; for a layer's tensor, below the layer.
         shape: their shape.
-        convert: their array to ours.
+        our_shape: ours; for a layer's tensor, of one layer.
+        to_ours: their array to ours.
+        to_theirs: the inverse.
     """
 
     ours: str
     shape: tuple[int, ...]
-    convert: Callable[[np.ndarray], np.ndarray]
+    our_shape: tuple[int, ...]
+    to_ours: Callable[[np.ndarray], np.ndarray]
+    to_theirs: Callable[[np.ndarray], np.ndarray]
 
 
 class HfStack(NamedTuple):
@@ -59,42 +67,40 @@ class HfLayout(NamedTuple):
     unused: tuple[str, ...] = ()
 
 
+def layout_of(config: DecoderConfig | T5Config) -> HfLayout:
+    """All tensors of the model that a configuration describes."""
+    return llama_layout(config) if isinstance(config, DecoderConfig) else t5_layout(config)
+
+
 def llama_layout(c: DecoderConfig) -> HfLayout:
     """The tensors of `LlamaForCausalLM`; a tied head has none."""
     D, N, K, H, F = c.emb_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
-    padding = c.vocab_rows - c.vocab_size
-    embedding, norm = "model.embed_tokens.weight", HfTensor("decoder/decoder_norm/scale", (D,), _same)
-    top = {
-        embedding: HfTensor("token_embedder/embedding", (c.vocab_size, D), partial(_more_rows, padding)),
-        "model.norm.weight": norm,
-    }
+    top = {EMBEDDING: _table(c), "model.norm.weight": _vector("decoder/decoder_norm/scale", D)}
     if not c.tie_embeddings:
-        top["lm_head.weight"] = HfTensor("decoder/logits_dense/kernel", (c.vocab_size, D), partial(_head, padding))
+        top[HEAD] = _head(c)
     layer = _attention("self_attn.{}_proj.weight", "self_attention", D, N, K, H) | {
-        "mlp.gate_proj.weight": HfTensor("mlp/wi_0/kernel", (F, D), np.transpose),
-        "mlp.up_proj.weight": HfTensor("mlp/wi_1/kernel", (F, D), np.transpose),
-        "mlp.down_proj.weight": HfTensor("mlp/wo/kernel", (D, F), np.transpose),
-        "input_layernorm.weight": HfTensor("pre_self_attention_layer_norm/scale", (D,), _same),
-        "post_attention_layernorm.weight": HfTensor("pre_mlp_layer_norm/scale", (D,), _same),
+        "mlp.gate_proj.weight": _matrix("mlp/wi_0/kernel", F, D),
+        "mlp.up_proj.weight": _matrix("mlp/wi_1/kernel", F, D),
+        "mlp.down_proj.weight": _matrix("mlp/wo/kernel", D, F),
+        "input_layernorm.weight": _vector("pre_self_attention_layer_norm/scale", D),
+        "post_attention_layernorm.weight": _vector("pre_mlp_layer_norm/scale", D),
     }
     stack = HfStack("model.layers.{i}.", "decoder", c.num_layers, layer)
-    return HfLayout(top, (stack,), {"lm_head.weight": embedding} if c.tie_embeddings else {})
+    return HfLayout(top, (stack,), {HEAD: EMBEDDING} if c.tie_embeddings else {})
 
 
 def t5_layout(c: T5Config) -> HfLayout:
     """The tensors of `T5ForConditionalGeneration`; a tied head has none."""
-    D, padding = c.emb_dim, c.vocab_rows - c.vocab_size
-    top = {"shared.weight": HfTensor("token_embedder/embedding", (c.vocab_size, D), partial(_more_rows, padding))}
+    top = {SHARED: _table(c)}
     if not c.tie_embeddings:
-        top["lm_head.weight"] = HfTensor("decoder/logits_dense/kernel", (c.vocab_size, D), partial(_head, padding))
-    copies = {f"{side}.embed_tokens.weight": "shared.weight" for side in ("encoder", "decoder")}
+        top[HEAD] = _head(c)
+    copies = {f"{side}.embed_tokens.weight": SHARED for side in ("encoder", "decoder")}
     if c.tie_embeddings:
-        copies["lm_head.weight"] = "shared.weight"
+        copies[HEAD] = SHARED
     bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
     for side in ("encoder", "decoder"):
-        top[f"{side}.final_layer_norm.weight"] = HfTensor(f"{side}/{side}_norm/scale", (D,), _same)
-        shape = (c.relative_buckets, c.num_heads)
-        top[f"{side}.{bias}"] = HfTensor(f"{side}/relpos_bias/rel_embedding", shape, np.transpose)
+        top[f"{side}.final_layer_norm.weight"] = _vector(f"{side}/{side}_norm/scale", c.emb_dim)
+        top[f"{side}.{bias}"] = _matrix(f"{side}/relpos_bias/rel_embedding", c.relative_buckets, c.num_heads)
     encoder = _t5_sublayers(c, ("attention", "mlp"))
     decoder = _t5_sublayers(c, ("self_attention", "encoder_decoder_attention", "mlp"))
     stacks = (
@@ -119,43 +125,56 @@ def _t5_sublayers(c: T5Config, names: tuple[str, ...]) -> dict[str, HfTensor]:
     tensors: dict[str, HfTensor] = {}
     for i, name in enumerate(names):
         theirs, norm = _T5_SUBLAYERS[name]
-        tensors[f"layer.{i}.layer_norm.weight"] = HfTensor(f"{norm}/scale", (D,), _same)
+        tensors[f"layer.{i}.layer_norm.weight"] = _vector(f"{norm}/scale", D)
         if name != "mlp":
             pattern = f"layer.{i}.{theirs}.{{}}.weight"
             tensors |= _attention(pattern, name, D, c.num_heads, c.num_heads, c.head_dim)
             continue
         for inner in ("wi_0", "wi_1") if c.gated_mlp else ("wi",):
-            tensors[f"layer.{i}.{theirs}.{inner}.weight"] = HfTensor(f"mlp/{inner}/kernel", (F, D), np.transpose)
-        tensors[f"layer.{i}.{theirs}.wo.weight"] = HfTensor("mlp/wo/kernel", (D, F), np.transpose)
+            tensors[f"layer.{i}.{theirs}.{inner}.weight"] = _matrix(f"mlp/{inner}/kernel", F, D)
+        tensors[f"layer.{i}.{theirs}.wo.weight"] = _matrix("mlp/wo/kernel", D, F)
     return tensors
 
 
 def _attention(pattern: str, ours: str, D: int, N: int, K: int, H: int) -> dict[str, HfTensor]:
     """The four matrices of an attention with N query and K key/value heads; `pattern` gets q, k, v, o."""
     tensors = {
-        pattern.format(name[0]): HfTensor(f"{ours}/{name}/kernel", (heads * H, D), partial(_heads, heads))
+        pattern.format(name[0]): _split(f"{ours}/{name}/kernel", (heads * H, D), (D, heads, H))
         for name, heads in (("query", N), ("key", K), ("value", K))
     }
-    return tensors | {pattern.format("o"): HfTensor(f"{ours}/out/kernel", (D, N * H), partial(_out_heads, N))}
+    return tensors | {pattern.format("o"): _split(f"{ours}/out/kernel", (D, N * H), (N, H, D))}
+
+
+def _vector(ours: str, size: int) -> HfTensor:
+    return HfTensor(ours, (size,), (size,), _same, _same)
+
+
+def _matrix(ours: str, rows: int, columns: int) -> HfTensor:
+    return HfTensor(ours, (rows, columns), (columns, rows), np.transpose, np.transpose)
+
+
+def _split(ours: str, shape: tuple[int, int], our_shape: tuple[int, int, int]) -> HfTensor:
+    """A matrix of which one of our axes is two: [heads * head_dim, embed] or [embed, heads * head_dim]."""
+    assert math.prod(shape) == math.prod(our_shape)
+    return HfTensor(ours, shape, our_shape, lambda x: x.T.reshape(our_shape), lambda x: x.reshape(shape[::-1]).T)
+
+
+def _table(c: DecoderConfig | T5Config) -> HfTensor:
+    shape, rows = (c.vocab_size, c.emb_dim), c.vocab_rows
+    ours = "token_embedder/embedding"
+    return HfTensor(ours, shape, (rows, c.emb_dim), lambda x: _with_rows(rows, x), lambda x: x[: c.vocab_size])
+
+
+def _head(c: DecoderConfig | T5Config) -> HfTensor:
+    shape, rows = (c.vocab_size, c.emb_dim), c.vocab_rows
+    ours = "decoder/logits_dense/kernel"
+    return HfTensor(ours, shape, (c.emb_dim, rows), lambda x: _with_rows(rows, x).T, lambda x: x.T[: c.vocab_size])
 
 
 def _same(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _more_rows(padding: int, array: np.ndarray) -> np.ndarray:
-    return np.pad(array, ((0, padding), (0, 0)))
-
-
-def _head(padding: int, array: np.ndarray) -> np.ndarray:
-    return _more_rows(padding, array).T
-
-
-def _heads(heads: int, array: np.ndarray) -> np.ndarray:
-    """[heads * head_dim, embed] to [embed, heads, head_dim]."""
-    return array.T.reshape(array.shape[1], heads, -1)
-
-
-def _out_heads(heads: int, array: np.ndarray) -> np.ndarray:
-    """[embed, heads * head_dim] to [heads, head_dim, embed]."""
-    return array.T.reshape(heads, -1, array.shape[0])
+def _with_rows(rows: int, array: np.ndarray) -> np.ndarray:
+    missing = rows - len(array)
+    return np.pad(array, ((0, missing), (0, 0))) if missing else array
