@@ -1,6 +1,5 @@
 """Models of the Hugging Face hub: `hf://ORG/NAME` becomes a folder on this machine."""
 
-import os
 import re
 from pathlib import Path
 
@@ -60,7 +59,8 @@ def download(name: str) -> Path:
             "and set HF_TOKEN for a private one"
         ) from error
     except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled) as error:
-        raise CheckpointError(_unreachable(name, repository, constants.HF_HUB_CACHE)) from error
+        offline, cache = constants.HF_HUB_OFFLINE, constants.HF_HUB_CACHE
+        raise CheckpointError(_unreachable(name, repository, offline, cache)) from error
     except (errors.HFValidationError, errors.HfHubHTTPError, OSError) as error:
         raise CheckpointError(f"{name}: the download failed: {error}. Run the same again: it goes on there") from error
     return Path(folder)
@@ -68,14 +68,14 @@ def download(name: str) -> Path:
 
 def _parse(name: str) -> tuple[str, str | None]:
     part = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-    match = re.fullmatch(rf"{PREFIX}({part}(?:/{part})?)(?:@([A-Za-z0-9._/-]+))?", name)
+    match = re.fullmatch(rf"{PREFIX}({part}(?:/{part})?)(?:@([A-Za-z0-9_][A-Za-z0-9._/-]*))?", name)
     if match is None:
         raise CheckpointError(f"{name}: a model of the hub is named hf://ORG/NAME or hf://ORG/NAME@REVISION")
     return match[1], match[2]
 
 
-def _unreachable(name: str, repository: str, cache: str) -> str:
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+def _unreachable(name: str, repository: str, offline: bool, cache: str) -> str:
+    if offline:
         return (
             f"{name}: HF_HUB_OFFLINE is set and the cache {cache} does not hold all of the model; unset it, or point "
             "HF_HOME to a cache that does"
