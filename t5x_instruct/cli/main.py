@@ -27,7 +27,7 @@ VERBS: dict[str, str] = {
     "plan": "compile a run for a TPU slice that is not there: memory, time, traffic",
     "vocab": "train a SentencePiece vocabulary on a mixture's texts",
     "launch": "run a training or an evaluation on Cloud TPU slices: create, run, status, logs, stop, delete",
-    "convert": "write a model as a Hugging Face folder, which transformers opens",
+    "convert": "write any checkpoint as a folder that transformers opens",
     "inspect": "list what a checkpoint holds: names, shapes, types and sizes",
     "tasks": "list registered tasks, show their examples as the model sees them, and more",
 }

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 
 from t5x_instruct.checkpoints.convert import safetensors_folder
+from t5x_instruct.checkpoints.convert.hf_config import config_from_hf
 from t5x_instruct.checkpoints.convert.hf_names import our_params
 from t5x_instruct.checkpoints.convert.hf_tables import layout_of
 from t5x_instruct.checkpoints.convert.safetensors_folder import SafetensorsFolder
 from t5x_instruct.checkpoints.restore import open_source
 from t5x_instruct.common.errors import CheckpointError, InstructError
 from t5x_instruct.common.trees import flatten_with_names, unflatten
-from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.models.presets import make_model
 from tests.parity import test_decoder, test_t5
 from tests.parity.goldens import config_of, tensors
@@ -159,6 +159,71 @@ def test_what_the_configuration_asks_for_and_is_not_there_is_said(tmp_path, case
         open_source(str(tmp_path))
     for message in [*messages, str(tmp_path)]:
         assert message in str(error.value)
+
+
+def test_files_as_they_are_published_are_read():
+    smollm2 = {
+        "architectures": ["LlamaForCausalLM"],
+        "attention_bias": False,
+        "attention_dropout": 0.0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "hidden_act": "silu",
+        "hidden_size": 576,
+        "initializer_range": 0.041666666666666664,
+        "intermediate_size": 1536,
+        "is_llama_config": True,
+        "max_position_embeddings": 8192,
+        "mlp_bias": False,
+        "model_type": "llama",
+        "num_attention_heads": 9,
+        "num_hidden_layers": 30,
+        "num_key_value_heads": 3,
+        "pad_token_id": 2,
+        "pretraining_tp": 1,
+        "rms_norm_eps": 1e-05,
+        "rope_interleaved": False,
+        "rope_scaling": None,
+        "rope_theta": 100000,
+        "tie_word_embeddings": True,
+        "torch_dtype": "bfloat16",
+        "transformers.js_config": {"kv_cache_dtype": {"q4f16": "float16"}},
+        "transformers_version": "4.42.3",
+        "use_cache": True,
+        "vocab_size": 49152,
+    }
+    config = config_from_hf(smollm2, own_head=False, where="here")
+    assert (config.head_dim, config.rope_theta, config.tie_embeddings) == (64, 100_000.0, True)
+    flan_t5 = {
+        "architectures": ["T5ForConditionalGeneration"],
+        "d_ff": 2048,
+        "d_kv": 64,
+        "d_model": 768,
+        "decoder_start_token_id": 0,
+        "dropout_rate": 0.1,
+        "eos_token_id": 1,
+        "feed_forward_proj": "gated-gelu",
+        "initializer_factor": 1.0,
+        "is_encoder_decoder": True,
+        "layer_norm_epsilon": 1e-06,
+        "model_type": "t5",
+        "n_positions": 512,
+        "num_decoder_layers": 12,
+        "num_heads": 12,
+        "num_layers": 12,
+        "output_past": True,
+        "pad_token_id": 0,
+        "relative_attention_max_distance": 128,
+        "relative_attention_num_buckets": 32,
+        "task_specific_params": {"summarization": {"num_beams": 4}},
+        "tie_word_embeddings": False,
+        "transformers_version": "4.23.1",
+        "use_cache": True,
+        "vocab_size": 32128,
+    }
+    config = config_from_hf(flan_t5, own_head=True, where="here")
+    assert (config.activation, config.gated_mlp, config.scale_decoder_outputs) == ("gelu_tanh", True, False)
+    assert (config.tie_embeddings, config.decoder_start_id, config.dropout_rate) == (False, 0, 0.1)
 
 
 def test_older_spellings_mean_the_same(tmp_path):
@@ -348,25 +413,3 @@ def test_metadata_say_what_is_stored(tmp_path):
     assert {name: (t.shape, t.dtype, t.num_bytes) for name, t in stored.items()} == {
         name: (array.shape, "BF16", array.nbytes) for name, array in held.items()
     }
-
-
-def test_the_end_token_of_last_resort_and_the_template_of_a_file(tmp_path):
-    tiny.write_folder(tmp_path, "llama_tied", eos_token_id=[2, 1])
-    tiny.write_tokenizer(tmp_path, eos_token=None, chat_template=None)
-    (tmp_path / "chat_template.jinja").write_text(tiny.TEMPLATE)
-    vocabulary = open_source(str(tmp_path)).vocabulary
-    assert (vocabulary.eos_id, vocabulary.pad_id, vocabulary.start_id) == (2, 0, 2)
-    assert vocabulary.chat_template.render([{"role": "user", "content": "w3"}]) == "<s>user w3<s>"
-    (tmp_path / "generation_config.json").write_text('{"eos_token_id": 1}')
-    assert open_source(str(tmp_path)).vocabulary.eos_id == 1
-
-
-def test_tokenizers_that_are_missing_or_larger_than_the_model(tmp_path):
-    tiny.write_folder(tmp_path, "llama_tied")
-    (tmp_path / "tokenizer.json").unlink()
-    with pytest.raises(CheckpointError, match="neither tokenizer.json nor spiece.model"):
-        open_source(str(tmp_path))
-    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "ByT5Tokenizer"}')
-    with pytest.raises(CheckpointError, match="the tokenizer has 384 ids, the embedding 53 rows"):
-        open_source(str(tmp_path))
-    assert ByteVocabulary(125).vocab_size == 384

@@ -1,6 +1,7 @@
 """The vocabulary of a Hugging Face folder, and what transformers wants beside ours to read one."""
 
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from t5x_instruct.data.vocabularies import (
 GENERATION_FILE = "generation_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 T5_SENTINELS = 100
+
+log = logging.getLogger(__name__)
 
 
 def read_hf_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
@@ -54,6 +57,8 @@ def read_hf_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
 def write_hf_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
     """Writes a vocabulary so that both `read_hf_vocabulary` and transformers' AutoTokenizer find what they need.
 
+    transformers reads a SentencePiece model as T5's: where it cuts texts otherwise, a warning says so.
+
     Raises:
         CheckpointError: a vocabulary of a kind that transformers does not have.
     """
@@ -64,6 +69,14 @@ def write_hf_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
     if type(vocabulary) not in names:
         raise CheckpointError(f"a {type(vocabulary).__name__} has no counterpart in transformers")
     assert isinstance(vocabulary, SentencePieceVocabulary | ByteVocabulary)
+    if isinstance(vocabulary, SentencePieceVocabulary) and not _cuts_as_t5(vocabulary.model_file):
+        log.warning(
+            "%s cuts texts otherwise than T5's SentencePiece model, as which transformers will read it: spaces, new "
+            "lines and rare characters may get other ids there. This package and sentencepiece read the exported %s "
+            "as it is",
+            vocabulary.model_file,
+            SENTENCEPIECE_FILE,
+        )
     tokens = {role: vocabulary.token_string(getattr(vocabulary, f"{role}_id")) for role in ("eos", "pad")}
     content = {
         "tokenizer_class": names[type(vocabulary)],
@@ -80,6 +93,16 @@ def special_ids(vocabulary: Vocabulary) -> dict[str, int]:
     ids = {"eos_token_id": vocabulary.eos_id, "pad_token_id": vocabulary.pad_id}
     bos_id = getattr(vocabulary, "bos_id", None)
     return ids if bos_id is None else ids | {"bos_token_id": bos_id}
+
+
+def _cuts_as_t5(path: Path) -> bool:
+    from sentencepiece import sentencepiece_model_pb2
+
+    model = sentencepiece_model_pb2.ModelProto.FromString(path.read_bytes())
+    rules, training = model.normalizer_spec, model.trainer_spec
+    own_pieces = any(piece.type == piece.USER_DEFINED for piece in model.pieces)
+    as_t5 = rules.name == "nmt_nfkc" and rules.remove_extra_whitespaces and rules.add_dummy_prefix
+    return bool(as_t5 and training.model_type == training.UNIGRAM and not training.byte_fallback and not own_pieces)
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
