@@ -5,7 +5,9 @@ from pathlib import Path
 
 from t5x_instruct.common.errors import ConfigError
 
+# As in `hf_export`, which help does not load.
 DTYPES = ("float32", "bfloat16")
+CONTEXT_LENGTH = 2048
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--context_length",
         type=int,
-        default=2048,
+        default=CONTEXT_LENGTH,
         metavar="N",
-        help="what the folder says of how long texts may be, in tokens; decoders only (default: 2048)",
+        help="what the folder says of how long texts may be, in tokens; decoders only (default: %(default)s)",
     )
 
 

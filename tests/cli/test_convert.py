@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from t5x_instruct.checkpoints.convert import hf_export
+from t5x_instruct.cli import convert
 from t5x_instruct.cli.main import main
 from tests.checkpoints import tiny_gguf, tiny_hf
 
@@ -24,6 +26,11 @@ def test_a_gguf_file_becomes_a_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     assert (config["max_position_embeddings"], config["eos_token_id"], config["dtype"]) == (512, 2, "float32")
     assert main(words) == 1
     assert "exists already" in capsys.readouterr().err
+
+
+def test_help_says_what_export_takes() -> None:
+    assert tuple(hf_export.TYPES) == convert.DTYPES
+    assert convert.CONTEXT_LENGTH == hf_export.DEFAULT_CONTEXT_LENGTH
 
 
 def test_wrong_arguments_are_usage_errors(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
