@@ -49,6 +49,7 @@ EXTRAS_REQUIRE = {
     "parity": ["torch>=2.6,<3", "transformers>=5,<6"],
     "test": [
         LIBTPU,
+        "datasets>=4,<6",
         "hypothesis>=6.120,<7",
         "mypy>=1.15,<3",
         "pytest>=8.3,<10",
