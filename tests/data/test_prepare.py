@@ -394,22 +394,23 @@ def test_changed_or_vanished_data_file(tmp_path):
 
 
 def test_trained_tasks_may_keep_to_their_first_templates_and_held_out_ones_have_all(tmp_path):
-    modules = [_module(tmp_path, f"few_{part}", OURS, CLUSTER=part) for part in ("trained", "asked")]
+    modules = [_module(tmp_path, f"first_templates_{part}", OURS, CLUSTER=part) for part in ("trained", "asked")]
     mixture = _module(
         tmp_path,
-        "few_both",
-        "from t5x_instruct.data.tasks import add_mixture\nadd_mixture(NAME, ['few_trained', 'few_asked'], rate=1.0)\n",
+        "first_templates_both",
+        "from t5x_instruct.data.tasks import add_mixture\n"
+        "add_mixture(NAME, ['first_templates_trained', 'first_templates_asked'], rate=1.0)\n",
     )
-    spec = _spec(tmp_path, "few_both", *modules, mixture, hold_out=("asked",), num_templates=1, variants=2)
+    spec = _spec(tmp_path, "first_templates_both", *modules, mixture, hold_out=("asked",), num_templates=1, variants=2)
     tasks = {task.name: task for task in prepare(spec, _quiet).tasks}
-    trained, asked = tasks["few_trained"].splits, tasks["few_asked"].splits
+    trained, asked = tasks["first_templates_trained"].splits, tasks["first_templates_asked"].splits
     inputs = [trained["train"].read(i, v).meta["inputs_pretokenized"] for i in range(40) for v in range(2)]
     assert inputs == [f"Capital of land {i}?" for i in range(40) for _ in range(2)]
     asked_with = {asked["validation"].read(i).meta["inputs_pretokenized"].partition(" ")[0] for i in range(4)}
     assert asked_with == {"Capital", "land"}
     more = {task.name: task for task in prepare(dataclasses.replace(spec, num_templates=None), _quiet).tasks}
-    assert more["few_asked"].fingerprint == tasks["few_asked"].fingerprint
-    assert more["few_trained"].fingerprint != tasks["few_trained"].fingerprint
+    assert more["first_templates_asked"].fingerprint == tasks["first_templates_asked"].fingerprint
+    assert more["first_templates_trained"].fingerprint != tasks["first_templates_trained"].fingerprint
     with pytest.raises(ConfigError, match="num_templates is 0; it must be at least 1"):
         dataclasses.replace(spec, num_templates=0)
 
