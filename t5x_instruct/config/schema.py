@@ -93,7 +93,9 @@ MACROS: dict[str, Macro] = {
         _NAMES, "clusters, tasks or mixtures kept out of training", _by("train", "eval", default=()), repeatable=True
     ),
     "ALLOW_OVERLAP": Macro(
-        bool, "train even if what is held out shares a task or a data set with what is trained on", {"train": False}
+        bool,
+        "go on even if what is evaluated shares a task or a data set with what is trained on",
+        _by("train", "eval", default=False),
     ),
     "PREPARED_DIR": Macro(
         str | None, "folder of prepared data (None: the cache folder)", _by("train", "eval", default=None)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from t5x_instruct.common.errors import ConfigError
-from t5x_instruct.data.prepared import PreparedMixture, PreparedTask
+from t5x_instruct.data.prepared import PreparedTask
 
 #: Names of data sets that other collections publish again under their own.
 SAME_DATA = {
@@ -98,11 +98,12 @@ def dataset_names(dataset: str | None) -> list[str]:
     return [widest, *("/".join([widest, *parts[1 : i + 1]]) for i in range(1, len(parts)))]
 
 
-def refuse_shared(mixture: PreparedMixture, allow_overlap: bool) -> list[Shared]:
-    """Refuses held-out tasks that share data with what is trained on.
+def refuse_shared(trained: Iterable[Identified], evaluated: Iterable[Identified], allow_overlap: bool) -> list[Shared]:
+    """Refuses to evaluate tasks that share data with what is trained on.
 
     Args:
-        mixture: the prepared mixture.
+        trained: tasks that are, or have been, trained on.
+        evaluated: tasks that are to be evaluated.
         allow_overlap: do not refuse.
 
     Returns:
@@ -111,9 +112,9 @@ def refuse_shared(mixture: PreparedMixture, allow_overlap: bool) -> list[Shared]
     Raises:
         ConfigError: every shared thing, unless it is allowed.
     """
-    shared = shared_data(mixture.train_tasks, mixture.held_out_tasks)
+    shared = shared_data(trained, evaluated)
     if shared and not allow_overlap:
-        raise ConfigError([*(f"held-out {one}" for one in shared), _how_to_part(shared)])
+        raise ConfigError([*(f"evaluated {one}" for one in shared), _how_to_part(shared)])
     return shared
 
 
@@ -121,5 +122,6 @@ def _how_to_part(shared: Sequence[Shared]) -> str:
     names = sorted({one.trained for one in shared})
     listed = ", ".join(map(repr, names[:8])) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
     return (
-        f"put {listed} into HOLD_OUT as well, or set ALLOW_OVERLAP=True and know that these figures are not zero-shot"
+        f"hold {listed} out of training as well, or set ALLOW_OVERLAP=True and know that these figures are not of "
+        "unseen tasks"
     )

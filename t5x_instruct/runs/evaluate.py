@@ -8,7 +8,7 @@ from t5x_instruct.checkpoints.restore import run_folder
 from t5x_instruct.common.errors import DataError
 from t5x_instruct.common.io import read_json, write_json
 from t5x_instruct.data.prepared import PreparedMixture
-from t5x_instruct.data.sharing import Identified, TaskIdentity, shared_data
+from t5x_instruct.data.sharing import Identified, TaskIdentity, refuse_shared, shared_data
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.results import EvalResult
 from t5x_instruct.evaluation.runner import evaluate
@@ -40,11 +40,14 @@ def run_evaluation(run: EvalRun) -> EvalResult:
         The figures of each task, cluster and all.
 
     Raises:
-        InstructError: anything that a person can mend.
+        ConfigError: the model was trained on data of these tasks, and that is not allowed.
+        InstructError: anything else that a person can mend.
     """
+    trained = trained_tasks(run.model.initial_checkpoint_path)
     lm = open_language_model(run.model)
     mixture = open_data(run.data, lm.model, lm.vocabulary, run.evaluation)
-    result = score(lm, mixture, run.data, run.evaluation, trained_tasks(run.model.initial_checkpoint_path))
+    refuse_shared(trained, mixture.held_out_tasks if run.data.hold_out else mixture.tasks, run.data.allow_overlap)
+    result = score(lm, mixture, run.data, run.evaluation, trained)
     if run.output is not None:
         write_json(Path(run.output), result.to_json())
     return result

@@ -186,7 +186,7 @@ def check_data(
     Raises:
         ConfigError: a limit is passed, or something is shared and not allowed to be.
     """
-    shared = refuse_shared(mixture, data.allow_overlap)
+    shared = refuse_shared(mixture.train_tasks, mixture.held_out_tasks, data.allow_overlap)
     audit = check_before_training(mixture, vocabulary, data.task_feature_lengths, limits)
     return CheckedData(audit, shared, [*(f"held-out {one}" for one in shared), *audit.warnings(limits)])
 

@@ -78,7 +78,7 @@ class DataSettings:
         module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
         splits: which splits the run reads; 'train' is never read of what is held out.
         strict: a task whose data cannot be had is an error; otherwise the mixture goes without it and says so.
-        allow_overlap: train even if what is held out shares data with what is trained on.
+        allow_overlap: go on even if what is evaluated shares data with what is trained on.
     """
 
     mixture_or_task_name: str

@@ -171,11 +171,11 @@ def test_held_out_tasks_that_share_data_are_refused_unless_allowed():
         task_of("held_c", None, rows, role="held_out"),
     )
     with pytest.raises(ConfigError) as refused:
-        refuse_shared(mixture, allow_overlap=False)
+        refuse_shared(mixture.train_tasks, mixture.held_out_tasks, allow_overlap=False)
     assert refused.value.problems == [
-        "held-out 'held_a' and 'train_a', which is trained on, have the same source data 'super_glue/rte'",
-        "held-out 'held_b' and 'train_b', which is trained on, show the rows of the same task 'shown'",
-        "put 'train_a', 'train_b' into HOLD_OUT as well, or set ALLOW_OVERLAP=True and know that these figures are not "
-        "zero-shot",
+        "evaluated 'held_a' and 'train_a', which is trained on, have the same source data 'super_glue/rte'",
+        "evaluated 'held_b' and 'train_b', which is trained on, show the rows of the same task 'shown'",
+        "hold 'train_a', 'train_b' out of training as well, or set ALLOW_OVERLAP=True and know that these figures are "
+        "not of unseen tasks",
     ]
-    assert len(refuse_shared(mixture, allow_overlap=True)) == 2
+    assert len(refuse_shared(mixture.train_tasks, mixture.held_out_tasks, allow_overlap=True)) == 2

@@ -54,9 +54,15 @@ def test_the_manifest_says_what_was_trained_on_so_far(run):
     assert sum(row["share"] for row in consumed.values()) == pytest.approx(1)
 
 
-def test_an_evaluation_on_what_the_model_was_trained_on_says_so(run, prepared_root, capsys):
+def test_an_evaluation_on_what_the_model_was_trained_on_is_refused_unless_allowed(run, prepared_root, capsys):
     model = {"INITIAL_CHECKPOINT_PATH": run, "PREPARED_DIR": prepared_root, "HOLD_OUT": "()", "EVAL_EXAMPLES": 1}
-    assert cli.main(words("eval", SHARED | model | {"SHOTS": 0, "EVAL_TEMPLATES": "drawn"})) == 0
+    asked = SHARED | model | {"SHOTS": 0, "EVAL_TEMPLATES": "drawn"}
+    assert cli.main(words("eval", asked)) == 2
+    refused = capsys.readouterr().err
+    assert "evaluated 'small_copy' and 'small_copy', which is trained on, are the same task" in refused
+    assert "set ALLOW_OVERLAP=True" in refused
+    assert "small_last" not in refused
+    assert cli.main(words("eval", asked | {"ALLOW_OVERLAP": True})) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].endswith("trained on")
     ends = {line.split()[0]: line.split()[-1] for line in shown if line.startswith("small_")}
