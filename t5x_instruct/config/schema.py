@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 # Gin name -> "module:attribute" of a dataclass or function with plain arguments. A module is
 # imported only when a configuration mentions the name.
 CONFIGURABLES: dict[str, str] = {
-    "TrainRun": "t5x_instruct.runs.train:TrainRun",
+    "TrainRun": "t5x_instruct.runs.training_run:TrainRun",
     "EvalRun": "t5x_instruct.runs.evaluate:EvalRun",
     "Inference": "t5x_instruct.runs.infer:Inference",
     "ModelSettings": "t5x_instruct.runs.settings:ModelSettings",

@@ -8,16 +8,17 @@ from typing import Any
 import jax
 
 from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.common.types import DECODER_TARGET_TOKENS
-from t5x_instruct.partitioning.fit import check_fit
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan.collectives import Collective, collectives_of
 from t5x_instruct.plan.flops import count_flops, model_flops
 from t5x_instruct.plan.hlo import Program
 from t5x_instruct.plan.topologies import Slices, devices_of, hbm_limit
-from t5x_instruct.runs.abstract import AbstractRun, abstract_run
-from t5x_instruct.runs.opening import OpenedModel
-from t5x_instruct.runs.train import TrainRun
+from t5x_instruct.runs.opening import OpenedModel, check_fits
+from t5x_instruct.runs.training_run import TrainRun, abstract_batch, device_bytes, run_parts
+from t5x_instruct.training.loop import configured_step
+from t5x_instruct.training.state import TrainState
 from t5x_instruct.training.step import compile_step
 
 _NEEDED = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds available|Used ([0-9.]+)([KMGT]) of")
@@ -101,41 +102,24 @@ def plan_training(run: TrainRun, opened: OpenedModel, slices: Slices, num_tasks:
     """
     devices = devices_of(slices)
     mesh = make_mesh(MeshConfig(**run.mesh), devices)
-    check_fit(
-        jax.eval_shape(opened.model.init, jax.random.key(0)),
-        opened.model.param_axes(),
-        mesh,
-        batch_size=run.data.batch_size,
-        row_lengths=run.data.row_lengths(opened.model.reads_inputs),
-        num_hosts=len({(getattr(one, "slice_index", None) or 0, one.process_index) for one in devices}),
-        micro_batches=run.loop.micro_batches,
-    )
-    parts = abstract_run(run, opened, mesh, num_tasks)
-    lowered = compile_step(parts.step, parts.shardings, mesh, donate=True).lower(parts.state, parts.batch)
+    model = opened.model
+    hosts = {(getattr(one, "slice_index", None), one.process_index) for one in devices}
+    check_fits(model, run.data, run.loop.micro_batches, mesh, num_hosts=len(hosts))
+    parts = run_parts(run, model, mesh)
+    step = configured_step(model, parts.loss_fn, parts.optimizer, run.loop, num_tasks=num_tasks)
+    batch = abstract_batch(run.data, model, opened.vocabulary, mesh)
+    lowered = compile_step(step, parts.shardings, mesh, donate=True).lower(parts.state, batch)
     start = time.monotonic()
+    compiled, message = None, ""
     try:
         compiled = lowered.compile()
     except jax.errors.JaxRuntimeError as error:
-        if "RESOURCE_EXHAUSTED" not in str(error):
-            raise ConfigError(f"the TPU compiler refuses this step: {error}") from error
-        return _plan(run, parts, slices, mesh, time.monotonic() - start, None, str(error))
-    return _plan(run, parts, slices, mesh, time.monotonic() - start, compiled, "")
-
-
-def _plan(
-    run: TrainRun, parts: AbstractRun, slices: Slices, mesh: Any, seconds: float, compiled: Any, message: str
-) -> Plan:
-    memory, traffic, sent = None, 0, list[Collective]()
-    if compiled is not None:
-        memory = _memory(parts, compiled.memory_analysis())
-        program = Program(compiled.as_text())
-        frames = program.frames()
-        traffic = sum(
-            frame.times * program.hbm_bytes(frame, one)
-            for frame in frames
-            for one in frame.computation.instructions.values()
-        )
-        sent = collectives_of(program, list(mesh.devices.flat), slices.chip)
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message:
+            raise ConfigError(f"the TPU compiler refuses this step: {message}") from error
+    seconds = time.monotonic() - start
+    memory = None if compiled is None else _memory(parts.state, batch, compiled.memory_analysis())
+    program = None if compiled is None else Program(compiled.as_text() or "")
     return Plan(
         slices=slices,
         mesh=dict(mesh.shape),
@@ -144,38 +128,26 @@ def _plan(
         memory=memory,
         hbm_needed=memory.total if memory else _needed(message),
         message=message,
-        num_parameters=sum(leaf.size for leaf in jax.tree.leaves(parts.state.params)),
-        model_flops=model_flops(parts.loss_fn, parts.state.params, parts.batch),
-        step_flops=count_flops(parts.step, parts.state, parts.batch),
-        hbm_traffic=traffic,
-        collectives=tuple(sent),
-        slots=parts.batch[DECODER_TARGET_TOKENS].size,
+        num_parameters=num_parameters(parts.state.params),
+        model_flops=model_flops(parts.loss_fn, parts.state.params, batch),
+        step_flops=count_flops(step, parts.state, batch),
+        hbm_traffic=program.hbm_traffic() if program else 0,
+        collectives=tuple(collectives_of(program, list(mesh.devices.flat), slices.chip)) if program else (),
+        slots=batch[DECODER_TARGET_TOKENS].size,
         compile_seconds=seconds,
     )
 
 
-def _memory(parts: AbstractRun, analysis: Any) -> Memory:
-    params, batch = _device_bytes(parts.state.params), _device_bytes(parts.batch)
+def _memory(state: TrainState, batch: Any, analysis: Any) -> Memory:
+    params = device_bytes(state.params)
     return Memory(
         params=params,
-        optimizer=_device_bytes(parts.state) - params,
-        batch=batch,
+        optimizer=device_bytes(state) - params,
+        batch=device_bytes(batch),
         temporaries=analysis.temp_size_in_bytes,
         results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         code=analysis.generated_code_size_in_bytes,
     )
-
-
-def _device_bytes(tree: Any) -> int:
-    leaves = jax.tree.leaves(tree)
-    return sum(_size(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    size = 1
-    for one in shape:
-        size *= one
-    return size
 
 
 def _needed(message: str) -> int | None:

@@ -158,6 +158,14 @@ class Program:
                 for inner in self.computations[name].instructions.values():
                     yield from self.inside(inner)
 
+    def hbm_traffic(self) -> int:
+        """Bytes that a device moves to and from HBM in one run of the program."""
+        return sum(
+            frame.times * self.hbm_bytes(frame, one)
+            for frame in self.frames()
+            for one in frame.computation.instructions.values()
+        )
+
     def hbm_bytes(self, frame: Frame, instruction: Instruction) -> int:
         """Bytes that an instruction moves to and from HBM, run once.
 

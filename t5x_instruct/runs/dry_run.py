@@ -1,6 +1,5 @@
 """What a training run would do, before it costs anything."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,9 +11,8 @@ from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.data.vocabularies import Vocabulary, token_strings
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.runs.opening import check_data, check_fits, make_loader, open_data, open_model, validation_tasks
-from t5x_instruct.runs.train import TrainRun
+from t5x_instruct.runs.training_run import TrainRun, device_bytes, run_parts
 from t5x_instruct.training.keep_best import keep_best_by
-from t5x_instruct.training.state import abstract_state, state_shardings
 
 _GIB = 1 << 30
 
@@ -36,23 +34,20 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
     mesh = make_mesh(MeshConfig(**run.mesh))
     opened = open_model(run.model, seed=run.data.seed)
     check_fits(opened.model, run.data, run.loop.micro_batches, mesh)
-    param_axes = opened.model.param_axes()
-    optimizer = run.optimizer.for_axes(param_axes)
-    abstract = abstract_state(opened.model.init, optimizer)
-    shardings = state_shardings(abstract, param_axes, optimizer, mesh)
+    state = run_parts(run, opened.model, mesh).state
     mixture = open_data(run.data, opened.model, opened.vocabulary, run.evaluation)
     checked = check_data(run.data, mixture, opened.vocabulary, run.audit)
     keep_best_by(run.loop.keep_best, validation_tasks(mixture))
     loader = make_loader(run.data, mixture, opened.model, opened.vocabulary)
     realised = loader.realised_mixture()["tasks"]
-    state_bytes = _leaf_bytes(abstract)
+    state_bytes = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
     lines = [
         config_text.rstrip(),
         "",
         f"mesh: {' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())} on {mesh.size} "
         f"{mesh.devices.flat[0].device_kind} devices",
-        f"model: {opened.description}; {num_parameters(abstract.params):,} parameters, state {state_bytes / _GIB:.2f} "
-        f"GiB in all, {_device_bytes(abstract, shardings) / _GIB:.2f} GiB on a device",
+        f"model: {opened.description}; {num_parameters(state.params):,} parameters, state {state_bytes / _GIB:.2f} "
+        f"GiB in all, {device_bytes(state) / _GIB:.2f} GiB on a device",
         f"data: {len(realised)} tasks trained, {len(mixture.held_out_tasks)} held out "
         f"({', '.join(sorted({task.cluster for task in mixture.held_out_tasks})) or 'none'}); one epoch is "
         f"{sum(task['examples'] for task in realised.values()):,} examples, "
@@ -66,17 +61,6 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
     batch = loader.batch(0)
     lines += _shown(batch, loader.tasks, opened.vocabulary, num_examples)
     return "\n".join(lines)
-
-
-def _leaf_bytes(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
-
-
-def _device_bytes(abstract: Any, shardings: Any) -> int:
-    sizes = jax.tree.map(
-        lambda leaf, sharding: math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize, abstract, shardings
-    )
-    return sum(jax.tree.leaves(sizes))
 
 
 def _shown(batch: Mapping[str, Any], tasks: Sequence[str], vocabulary: Vocabulary, num_examples: int) -> list[str]:

@@ -77,8 +77,15 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
     return OpenedModel(model, vocabulary, init, f"random parameters, seed {seed}")
 
 
-def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh) -> None:
+def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh, num_hosts: int | None = None) -> None:
     """Refuses a run that its mesh does not divide, before anything is prepared.
+
+    Args:
+        model: the run's.
+        data: batch and lengths.
+        micro_batches: parts the batch is cut into.
+        mesh: of devices that need not be there.
+        num_hosts: hosts that share the batch; None: those that are running.
 
     Raises:
         ConfigError: all that does not divide: parameters, batch, lengths.
@@ -89,7 +96,7 @@ def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh)
         mesh,
         batch_size=data.batch_size,
         row_lengths=data.row_lengths(model.reads_inputs),
-        num_hosts=jax.process_count(),
+        num_hosts=jax.process_count() if num_hosts is None else num_hosts,
         micro_batches=micro_batches,
     )
 

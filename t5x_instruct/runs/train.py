@@ -1,7 +1,6 @@
 """One training run, from a registered mixture to a report on tasks it has never seen."""
 
 import contextlib
-import dataclasses
 import os
 import platform
 import signal
@@ -22,7 +21,6 @@ from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import ConfigError, StoppedOnRequest
 from t5x_instruct.common.io import read_json, write_bytes, write_json
 from t5x_instruct.common.trees import num_parameters
-from t5x_instruct.data.audit import AuditLimits
 from t5x_instruct.data.prepared import PreparedMixture
 from t5x_instruct.data.sharing import TaskIdentity
 from t5x_instruct.decoding.language_model import LanguageModel
@@ -39,46 +37,13 @@ from t5x_instruct.runs.opening import (
     open_model,
     validation_tasks,
 )
-from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
+from t5x_instruct.runs.training_run import TrainRun, run_parts
 from t5x_instruct.training.keep_best import keep_best_by
-from t5x_instruct.training.loop import LoopConfig, Trainer
+from t5x_instruct.training.loop import Trainer
 from t5x_instruct.training.metrics import MetricsWriter, Progress
-from t5x_instruct.training.optimizers import Optimizer
-from t5x_instruct.training.state import TrainState, abstract_state, place_state, state_shardings
-from t5x_instruct.training.step import supervised_loss
+from t5x_instruct.training.state import TrainState, place_state
 
 MOST_WARNINGS = 8  # shown at the terminal; the manifest has all
-
-
-@dataclasses.dataclass(frozen=True)
-class TrainRun:
-    """A training run, as data.
-
-    Attributes:
-        model_dir: the run's folder; everything about the run is in it.
-        model: what to start from.
-        data: what to train on and what to hold out.
-        optimizer: see `training.optimizers`.
-        loop: steps and periods.
-        mesh: sizes of the mesh's axes (see `MeshConfig`); the rest is `fsdp`.
-        evaluation: how the held-out tasks are scored before and after.
-        keep_last: newest checkpoints to keep.
-        z_loss: factor of the squared log-partition penalty.
-        label_smoothing: mass spread over the vocabulary.
-        audit: what may be wrong with the data before the run is stopped.
-    """
-
-    model_dir: str
-    model: ModelSettings
-    data: DataSettings
-    optimizer: Optimizer
-    loop: LoopConfig
-    mesh: Mapping[str, int] = dataclasses.field(default_factory=dict)
-    evaluation: EvaluationSettings = EvaluationSettings()
-    keep_last: int = 2
-    z_loss: float = 0.0
-    label_smoothing: float = 0.0
-    audit: AuditLimits = AuditLimits()
 
 
 def say(text: str) -> None:
@@ -138,7 +103,7 @@ class _Stages:
         self.opened: OpenedModel = open_model(settings.model, seed=settings.data.seed)
         self.model = self.opened.model
         check_fits(self.model, self.data, self.loop.micro_batches, self.mesh)
-        self.optimizer = settings.optimizer.for_axes(self.model.param_axes())
+        self.parts = run_parts(settings, self.model, self.mesh)
         self.mixture: PreparedMixture = open_data(self.data, self.model, self.opened.vocabulary, self.evaluation)
         if not self.mixture.train_tasks:
             raise ConfigError(f"nothing is left to train on: HOLD_OUT {self.data.hold_out} holds out every task")
@@ -146,14 +111,6 @@ class _Stages:
         self.validation_tasks = validation_tasks(self.mixture)
         keep_best = keep_best_by(self.loop.keep_best, self.validation_tasks)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep_last=settings.keep_last, keep_best=keep_best)
-        abstract = abstract_state(self.model.init, self.optimizer)
-        self.shardings = state_shardings(abstract, self.model.param_axes(), self.optimizer, self.mesh)
-        self.abstract = jax.tree.map(
-            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-            abstract,
-            self.shardings,
-        )
-        self.loss_fn = supervised_loss(self.model, settings.z_loss, settings.label_smoothing)
 
     def run(self) -> Path:
         loader = make_loader(self.data, self.mixture, self.model, self.opened.vocabulary)
@@ -163,13 +120,13 @@ class _Stages:
         if resume is None:
             self._write_manifest(loader, resume)
             save_run_identity(self.folder, self.model.config, self.opened.vocabulary)
-            params = self.opened.params_fn(self.shardings.params)
-            say(f"{self.opened.description}: {num_parameters(self.abstract.params):,} parameters")
+            params = self.opened.params_fn(self.parts.shardings.params)
+            say(f"{self.opened.description}: {num_parameters(self.parts.state.params):,} parameters")
             before = self._evaluate("before", params)
-            state = place_state(params, self.optimizer, self.shardings)
+            state = place_state(params, self.parts.optimizer, self.parts.shardings)
         else:
             say(f"going on from the checkpoint of step {resume}")
-            state, data_state = self.checkpoints.restore(resume, self.abstract)
+            state, data_state = self.checkpoints.restore(resume, self.parts.state)
             loader.restore(data_state)
             self._write_manifest(loader, resume)
             before = self._stored("before")
@@ -190,10 +147,10 @@ class _Stages:
 
         trainer = Trainer(
             self.model,
-            self.loss_fn,
-            self.optimizer,
+            self.parts.loss_fn,
+            self.parts.optimizer,
             self.mesh,
-            self.shardings,
+            self.parts.shardings,
             self.loop,
             loader,
             validation if self.validation_tasks else None,
@@ -249,7 +206,7 @@ class _Stages:
                 "held_out": [task.name for task in self.mixture.held_out_tasks],
                 "left_out": dict(self.mixture.left_out),
                 "model": self.opened.description,
-                "parameters": num_parameters(self.abstract.params),
+                "parameters": num_parameters(self.parts.state.params),
                 "warnings": self.checked.warnings,
                 "environment": environment,
             },

@@ -85,14 +85,7 @@ def test_collectives_count_once_a_layer(devices, scanned):
 def test_traffic_of_scanned_layers_is_that_of_unrolled_ones(devices):
     totals = []
     for scanned in (True, False):
-        program = Program(compiled(devices, scanned=scanned).as_text())
-        totals.append(
-            sum(
-                frame.times * program.hbm_bytes(frame, one)
-                for frame in program.frames()
-                for one in frame.computation.instructions.values()
-            )
-        )
+        totals.append(Program(compiled(devices, scanned=scanned).as_text()).hbm_traffic())
     weights = LAYERS * 2 * WIDTH * 4 * WIDTH * 4 // 4
     assert all(total >= weights for total in totals)  # every weight is read once at least
     assert totals[0] == pytest.approx(totals[1], rel=0.35)
