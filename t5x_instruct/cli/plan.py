@@ -28,13 +28,13 @@ def run(args: argparse.Namespace) -> int:
     from t5x_instruct.plan.compiled import plan_training
     from t5x_instruct.plan.report import as_json, as_text
     from t5x_instruct.plan.topologies import parse_slices
-    from t5x_instruct.runs.opening import open_model
+    from t5x_instruct.runs.opening import planned_model
 
     slices = parse_slices(args.topology, args.slices)
     # Nothing is written, so that a recipe need not name a folder.
     config = resolve(args.gin_file, ["MODEL_DIR=unused", *args.gin_overrides], verb="train")
     training_run = config.instantiate("TrainRun")
-    plan = plan_training(training_run, open_model(training_run.model), slices)
+    plan = plan_training(training_run, planned_model(training_run.model), slices)
     if args.json:
         print_json(as_json(plan))
     else:

@@ -10,12 +10,13 @@ import jax
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.common.types import DECODER_TARGET_TOKENS
+from t5x_instruct.models.api import Model
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan.collectives import Collective, collectives_of
 from t5x_instruct.plan.flops import count_flops, model_flops
 from t5x_instruct.plan.hlo import Program
 from t5x_instruct.plan.topologies import Slices, devices_of, hbm_limit
-from t5x_instruct.runs.opening import OpenedModel, check_fits
+from t5x_instruct.runs.opening import check_fits
 from t5x_instruct.runs.training_run import TrainRun, abstract_batch, device_bytes, run_parts
 from t5x_instruct.training.loop import configured_step
 from t5x_instruct.training.state import TrainState
@@ -88,12 +89,12 @@ class Plan:
     compile_seconds: float
 
 
-def plan_training(run: TrainRun, opened: OpenedModel, slices: Slices, num_tasks: int = 64) -> Plan:
+def plan_training(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 64) -> Plan:
     """Compiles the step that `train` would run and reads from it what it needs.
 
     Args:
         run: the run.
-        opened: its model.
+        model: its model.
         slices: where it is to run.
         num_tasks: tasks of the mixture; they decide the size of a few small metrics only.
 
@@ -102,12 +103,11 @@ def plan_training(run: TrainRun, opened: OpenedModel, slices: Slices, num_tasks:
     """
     devices = devices_of(slices)
     mesh = make_mesh(MeshConfig(**run.mesh), devices)
-    model = opened.model
     hosts = {(getattr(one, "slice_index", None), one.process_index) for one in devices}
     check_fits(model, run.data, run.loop.micro_batches, mesh, num_hosts=len(hosts))
     parts = run_parts(run, model, mesh)
     step = configured_step(model, parts.loss_fn, parts.optimizer, run.loop, num_tasks=num_tasks)
-    batch = abstract_batch(run.data, model, opened.vocabulary, mesh)
+    batch = abstract_batch(run.data, model, mesh)
     lowered = compile_step(step, parts.shardings, mesh, donate=True).lower(parts.state, batch)
     start = time.monotonic()
     compiled, message = None, ""

@@ -77,6 +77,25 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
     return OpenedModel(model, vocabulary, init, f"random parameters, seed {seed}")
 
 
+def planned_model(settings: ModelSettings) -> Model:
+    """The model that a run would train; its checkpoint is opened only if the run does not say its configuration.
+
+    Args:
+        settings: checkpoint or configuration, and overrides.
+
+    Raises:
+        CheckpointError: the checkpoint is needed and cannot be read.
+        ConfigError: the checkpoint has no configuration.
+    """
+    config = settings.config
+    if config is None and settings.initial_checkpoint_path is not None:
+        config = open_source(settings.initial_checkpoint_path).model_config
+    if config is None:
+        where = settings.initial_checkpoint_path
+        raise ConfigError(f"{where} has no configuration of its own; set ModelSettings.config")
+    return make_model(settings.overridden(config))
+
+
 def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh, num_hosts: int | None = None) -> None:
     """Refuses a run that its mesh does not divide, before anything is prepared.
 
@@ -123,7 +142,7 @@ def make_loader(
     return Loader(
         mixture,
         split,
-        converter_of(data, model, vocabulary),
+        converter_of(data, model, vocabulary.start_id, vocabulary.pad_id),
         batch_size=data.batch_size,
         seed=data.seed,
         host_index=jax.process_index(),
@@ -135,15 +154,15 @@ def make_loader(
     )
 
 
-def converter_of(data: DataSettings, model: Model, vocabulary: Vocabulary) -> Converter:
-    """What makes the rows that a run's model reads."""
+def converter_of(data: DataSettings, model: Model, start_id: int, pad_id: int) -> Converter:
+    """What makes the rows that a run's model reads, with the vocabulary's ids of start and padding."""
     encodes = model.reads_inputs == "encoder"
     return make_converter(
         model.reads_inputs,
         inputs_length=data.task_feature_lengths["inputs"],
         targets_length=data.task_feature_lengths["targets"],
-        start_id=model.config.decoder_start_id if encodes else vocabulary.start_id,
-        pad_id=vocabulary.pad_id,
+        start_id=model.config.decoder_start_id if encodes else start_id,
+        pad_id=pad_id,
         overlong=data.overlong,
     )
 

@@ -9,7 +9,6 @@ import jax
 from jax.sharding import Mesh
 
 from t5x_instruct.data.audit import AuditLimits
-from t5x_instruct.data.vocabularies import Vocabulary
 from t5x_instruct.models.api import Model
 from t5x_instruct.partitioning.arrays import batch_sharding
 from t5x_instruct.runs.opening import converter_of
@@ -88,9 +87,9 @@ def run_parts(run: TrainRun, model: Model, mesh: Mesh) -> RunParts:
     return RunParts(optimizer, supervised_loss(model, run.z_loss, run.label_smoothing), state, shardings)
 
 
-def abstract_batch(data: DataSettings, model: Model, vocabulary: Vocabulary, mesh: Mesh) -> dict[str, Any]:
+def abstract_batch(data: DataSettings, model: Model, mesh: Mesh) -> dict[str, Any]:
     """Shapes, dtypes and shardings of a run's batch: those of a row without examples, so many times."""
-    row = converter_of(data, model, vocabulary).convert([])
+    row = converter_of(data, model, start_id=0, pad_id=0).convert([])
     sharding = batch_sharding(mesh)
     return {
         key: jax.ShapeDtypeStruct((data.batch_size, *values.shape), values.dtype, sharding=sharding)

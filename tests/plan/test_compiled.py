@@ -12,7 +12,7 @@ from t5x_instruct.plan.compiled import plan_training
 from t5x_instruct.plan.report import as_json, as_text
 from t5x_instruct.plan.roofline import estimate, mfu
 from t5x_instruct.plan.topologies import parse_slices
-from t5x_instruct.runs.opening import open_model
+from t5x_instruct.runs.opening import planned_model
 
 # Programs for devices that are not there are compiled anew: they cannot be read back from the tests' cache.
 pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
@@ -23,7 +23,7 @@ RECIPE = ["--gin_file=recipes/tiny_t5.gin"]
 def plan(*overrides, topology="v5e-4"):
     config = resolve(["recipes/tiny_t5.gin"], ["MODEL_DIR=unused", "DTYPE=bfloat16", *overrides], verb="train")
     run = config.instantiate("TrainRun")
-    return plan_training(run, open_model(run.model), parse_slices(topology))
+    return plan_training(run, planned_model(run.model), parse_slices(topology))
 
 
 @pytest.fixture(scope="module")
