@@ -149,7 +149,11 @@ MACROS: dict[str, Macro] = {
         "type of activations (None: the model's own)",
         _by("train", "eval", "infer", default=None),
     ),
-    "REMAT": Macro(str | None, "what is recomputed in the backward pass (None: the model's own)", {"train": None}),
+    "REMAT": Macro(
+        Literal["none", "minimal", "save_dots", "full", "offloaded"] | None,
+        "what the backward pass computes again or fetches from the host (None: the model's own)",
+        {"train": None},
+    ),
 }
 
 

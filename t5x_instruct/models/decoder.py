@@ -15,6 +15,7 @@ from t5x_instruct.models.layers.attention import Attention, AttentionInputs, KVC
 from t5x_instruct.models.layers.embedding import Embed
 from t5x_instruct.models.layers.mlp import Mlp
 from t5x_instruct.models.layers.norm import RMSNorm
+from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.rope import rotation
 from t5x_instruct.models.layers.stack import run_layers
 from t5x_instruct.models.network import (
@@ -53,8 +54,7 @@ class DecoderConfig:
         embedding_init_stddev: standard deviation of freshly drawn embeddings.
         dropout_rate: on embeddings and on what each sub-layer adds; used only where a dropout key is given.
         dtype: compute dtype, "float32" or "bfloat16"; parameters, softmax and norms are float32.
-        remat: what the backward pass computes again per layer: "none", "dots" (all but the projections'
-            outputs), "full" (all but the layer's input).
+        remat: what the backward pass computes again per layer, a key of `layers.remat.REMAT_POLICIES`.
         scan_layers: one compiled layer over stacked parameters, or every layer compiled by itself.
         attention_chunk: queries per piece of attention; scores of one piece at a time are alive.
         prefix_lm: whether the inputs see one another, as by an encoder, and only the targets are causal.
@@ -129,6 +129,7 @@ class DecoderLayer(nn.Module):
         """One layer as `run_layers` runs it; the carry is ([batch, length, embed], cache)."""
         c, dtype = self.config, jnp.dtype(self.config.dtype)
         x_BTD, cache = carry
+        x_BTD = named(x_BTD, "layer_input")
         layer, _ = numbered
         norm = partial(RMSNorm, c.norm_epsilon, dtype)
         dropout = nn.Dropout(c.dropout_rate, deterministic=self.deterministic)

@@ -13,7 +13,7 @@ from t5x_instruct.models.api import Cache
 from t5x_instruct.models.heads import logits_of
 from t5x_instruct.models.layers.attention import Tokens
 from t5x_instruct.models.layers.mlp import ACTIVATIONS
-from t5x_instruct.models.layers.stack import REMAT_POLICIES
+from t5x_instruct.models.layers.remat import REMAT_POLICIES
 
 DTYPES = ("float32", "bfloat16")
 

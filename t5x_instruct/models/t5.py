@@ -18,6 +18,7 @@ from t5x_instruct.models.layers.linear import Linear
 from t5x_instruct.models.layers.mlp import Mlp
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.relative_bias import RelativeBias
+from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.stack import run_layers
 from t5x_instruct.models.network import (
     LinenModel,
@@ -59,8 +60,7 @@ class T5Config:
         dropout_rate: on embeddings, on attention's weights, inside the MLP, on what each sub-layer adds and on each
             stack's result; used only where a dropout key is given. One mask serves all positions of a row.
         dtype: compute dtype, "float32" or "bfloat16"; parameters, softmax and norms are float32.
-        remat: what the backward pass computes again per layer: "none", "dots" (all but the projections' outputs),
-            "full" (all but the layer's input).
+        remat: what the backward pass computes again per layer, a key of `layers.remat.REMAT_POLICIES`.
         scan_layers: one compiled layer over stacked parameters, or every layer compiled by itself.
         attention_chunk: queries per piece of attention; scores of one piece at a time are alive.
         family: "t5".
@@ -151,6 +151,7 @@ class T5EncoderLayer(nn.Module):
     def __call__(self, x_BSD: jax.Array, numbered: Any, inputs: AttentionInputs) -> tuple[jax.Array, None]:
         """One layer as `run_layers` runs it; the carry is [batch, source, embed]."""
         norm, attention, mlp, dropout = _parts(self.config, self.deterministic)
+        x_BSD = named(x_BSD, "layer_input")
         h_BSD, _ = attention(causal=False, name="attention")(norm(name="pre_attention_layer_norm")(x_BSD), inputs)
         x_BSD += dropout(h_BSD)
         x_BSD += dropout(mlp(name="mlp")(norm(name="pre_mlp_layer_norm")(x_BSD)))
@@ -192,6 +193,7 @@ class T5DecoderLayer(nn.Module):
         """One layer as `run_layers` runs it; the carry is ([batch, length, embed], cache)."""
         norm, attention, mlp, dropout = _parts(self.config, self.deterministic)
         x_BTD, cache = carry
+        x_BTD = named(x_BTD, "layer_input")
         layer, projected = numbered
         h_BTD = norm(name="pre_self_attention_layer_norm")(x_BTD)
         h_BTD, cache = attention(name="self_attention")(h_BTD, inputs.own, cache, layer)

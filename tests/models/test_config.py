@@ -177,7 +177,7 @@ def test_t5_pads_its_vocabulary_by_default() -> None:
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_json_round_trip(kind: str) -> None:
-    config = tiny.config(kind, remat="dots", dropout_rate=0.1)
+    config = tiny.config(kind, remat="minimal", dropout_rate=0.1)
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
 
 

@@ -1,7 +1,7 @@
 """What holds for models of every family."""
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from t5x_instruct.common.trees import flatten_with_names
+from t5x_instruct.config.schema import MACROS
+from t5x_instruct.models.layers.remat import REMAT_POLICIES
 from t5x_instruct.models.presets import make_model
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, activation_rules, tree_shardings
@@ -74,10 +76,30 @@ def assert_close(got: Any, expected: Any, tolerance: float) -> None:
     jax.tree.map(check, got, expected)
 
 
-def test_recomputation_changes_no_value() -> None:
-    # Of one family: the stack is the same for all. The next test, and those of parity, have remat="full".
-    params, batch, expected = plain("decoder")
-    assert_close(jitted(variant("decoder", remat="dots"), params, batch), expected, 1e-5)
+# Half of LLVM's time, and what it would do is not what is tested.
+QUICK = {"xla_backend_optimization_level": 0}
+# "full" is in the next test, and in those of parity; the rest behind the marker.
+RECOMPUTED = [
+    pytest.param(kind, policy, marks=() if now else pytest.mark.slow)
+    for kind, policy, now in (
+        ("decoder", "minimal", True),
+        ("decoder", "save_dots", False),
+        ("decoder", "offloaded", True),
+        ("t5", "minimal", False),
+        ("t5", "save_dots", True),
+        ("t5", "offloaded", True),
+    )
+]
+
+
+@pytest.mark.parametrize(("kind", "policy"), RECOMPUTED)
+def test_recomputation_changes_no_value(kind: str, policy: str) -> None:
+    params, batch, expected = plain(kind)
+    assert_close(jitted(variant(kind, remat=policy), params, batch, compiler_options=QUICK), expected, 1e-5)
+
+
+def test_a_configuration_may_name_every_policy() -> None:
+    assert set(get_args(get_args(MACROS["REMAT"].type)[0])) == set(REMAT_POLICIES)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from t5x_instruct.models.layers.remat import REMAT_POLICIES
 from t5x_instruct.models.presets import make_model
 from t5x_instruct.plan.flops import count_flops, model_flops
 from t5x_instruct.training.step import supervised_loss
@@ -55,7 +56,7 @@ def test_against_the_compiler_where_it_has_no_loop():
 def test_scanned_rematerialised_and_unrolled_models_count_the_same(kind):
     counts = {
         flops_of(kind, scan_layers=scan, remat=remat)[0]
-        for scan, remat in [(True, "none"), (False, "none"), (True, "full"), (False, "dots")]
+        for scan, remat in [(True, "none"), (False, "none"), (True, "full"), (False, "save_dots")]
     }
     assert len(counts) == 1
 
@@ -75,12 +76,15 @@ def test_a_decoder_counts_what_the_formula_says():
     assert total == 3 * 2 * (products * tokens + attention)
 
 
-def test_what_is_recomputed_counts_in_the_step_alone():
+@pytest.mark.parametrize("kind", ["decoder", "t5"])
+def test_what_is_recomputed_counts_in_the_step_alone(kind):
     def with_gradient(remat):
-        model = make_model(config("decoder", remat=remat))
+        # In pieces attention computes its scores again whatever the policy.
+        model = make_model(config(kind, remat=remat, attention_chunk=2))
         params = jax.eval_shape(model.init, jax.random.key(0))
         loss = supervised_loss(model)
         gradient = jax.grad(lambda p, b: loss(p, b, None).loss_sum)
-        return count_flops(gradient, params, batch_for("decoder"))
+        return count_flops(gradient, params, batch_for(kind))
 
-    assert with_gradient("none") < with_gradient("full")
+    work = {policy: with_gradient(policy) for policy in REMAT_POLICIES}
+    assert work["none"] == work["minimal"] == work["offloaded"] < work["save_dots"] < work["full"]

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_instruct.models.layers.linear import Linear
+from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.rope import Rotation, rotate
 from t5x_instruct.partitioning.rules import constrain
 
@@ -282,7 +283,7 @@ class Attention(nn.Module):
             causal=self.causal,
             bias_NL=inputs.bias_NL,
         )
-        out_BTNH = constrain(out_BTNH, ("batch", "length", "heads", "kv"))
+        out_BTNH = named(constrain(out_BTNH, ("batch", "length", "heads", "kv")), "attention")
         out = Linear((x_BTD.shape[-1],), ("heads", "kv"), ("embed",), self.dtype, name="out")
         return out(out_BTNH), cache
 

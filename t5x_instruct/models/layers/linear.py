@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_instruct.models.layers.remat import named
 from t5x_instruct.partitioning.rules import shard_count
 
 
@@ -47,8 +48,8 @@ class Linear(nn.Module):
         x, kernel = x.astype(self.dtype), kernel.astype(self.dtype)
         if shard_count("length") > 1:
             # Merging batch and length would gather what the sequence axis spreads.
-            return jnp.tensordot(x, kernel, axes=n)
+            return named(jnp.tensordot(x, kernel, axes=n), "projection")
         # As one matrix product: XLA's CPU backend computes the kernel's gradient 1.6 x as fast from [rows, embed] as
         # from [batch, length, embed] (193 against 118 GFLOP/s); elsewhere it is the same.
         rows = x.reshape(-1, math.prod(in_shape)) @ kernel.reshape(math.prod(in_shape), -1)
-        return rows.reshape(*x.shape[:-n], *self.features)
+        return named(rows.reshape(*x.shape[:-n], *self.features), "projection")

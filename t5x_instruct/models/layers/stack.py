@@ -6,12 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-#: What the backward pass may keep of a layer; "none" keeps everything and is no policy.
-REMAT_POLICIES = {
-    "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-    "full": jax.checkpoint_policies.nothing_saveable,
-}
+from t5x_instruct.models.layers.remat import REMAT_POLICIES
 
 
 def run_layers(
