@@ -29,6 +29,32 @@ def make_model(config: Any) -> Model:
     return _MODELS[type(config)](config)
 
 
+#: What a run may choose anew for the weights of a checkpoint.
+CHOSEN_BY_THE_RUN = frozenset(
+    ("dropout_rate", "dtype", "remat", "attention_chunk", "prefix_lm", "embedding_init_stddev", "vocab_multiple")
+)
+
+
+def contradictions(given: Any, own: Any) -> list[str]:
+    """What a run's configuration says otherwise than the checkpoint that it starts from.
+
+    Args:
+        given: the run's.
+        own: the checkpoint's.
+
+    Returns:
+        A line for every field that decides how weights are read or used and differs; nothing if there is none.
+    """
+    if type(given) is not type(own):
+        return [f"the run configures a {type(given).__name__}, the checkpoint is a {type(own).__name__}"]
+    names = [field.name for field in dataclasses.fields(own) if field.name not in CHOSEN_BY_THE_RUN]
+    return [
+        f"{name} is {getattr(given, name)!r}, the checkpoint's is {getattr(own, name)!r}"
+        for name in [*names, "vocab_rows"]
+        if getattr(given, name) != getattr(own, name)
+    ]
+
+
 def config_from_dict(values: Mapping[str, Any]) -> Any:
     """The inverse of ``dataclasses.asdict``, for JSON.
 

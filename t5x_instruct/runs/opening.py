@@ -21,7 +21,7 @@ from t5x_instruct.data.sharing import Shared, refuse_shared
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.models.api import Model
-from t5x_instruct.models.presets import make_model
+from t5x_instruct.models.presets import contradictions, make_model
 from t5x_instruct.partitioning.fit import check_fit
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, tree_shardings
@@ -53,12 +53,16 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        ConfigError: the vocabulary does not fit the model.
+        ConfigError: the configuration is not the checkpoint's, or the vocabulary does not fit the model.
     """
     source: Source | None = None
     if settings.initial_checkpoint_path is not None:
         source = open_source(settings.initial_checkpoint_path)
-    config = settings.config if settings.config is not None else source and source.model_config
+    own = source and source.model_config
+    config = settings.config if settings.config is not None else own
+    if own is not None and (found := contradictions(config, own)):
+        where = settings.initial_checkpoint_path
+        raise ConfigError([*found, f"leave ModelSettings.config out to take what {where} says, or correct it"])
     vocabulary = load_vocabulary(settings.vocabulary) if settings.vocabulary else source and source.vocabulary
     if config is None or vocabulary is None:
         raise ConfigError("the checkpoint has no configuration or vocabulary of its own; name both")

@@ -1,13 +1,36 @@
 """A model of any size opens on any number of devices."""
 
+import dataclasses
+
 import jax
 import pytest
 
+from t5x_instruct.checkpoints.restore import open_source
+from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
+from t5x_instruct.models.t5 import T5Config
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import tree_shardings
-from t5x_instruct.runs.opening import inference_mesh, open_language_model
+from t5x_instruct.runs.opening import inference_mesh, open_language_model, open_model
 from t5x_instruct.runs.settings import ModelSettings
+from tests.checkpoints import tiny_hf
+
+T5_CONFIG = T5Config(
+    vocab_size=259,
+    emb_dim=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    num_heads=2,
+    head_dim=4,
+    mlp_dim=8,
+    activation="relu",
+    gated_mlp=False,
+    relative_buckets=8,
+    relative_max_distance=16,
+    norm_epsilon=1e-6,
+    tie_embeddings=True,
+    scale_decoder_outputs=True,
+)
 
 
 def config(emb_dim: int) -> DecoderConfig:
@@ -44,3 +67,17 @@ def test_an_odd_model_answers_as_on_one_device() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     lm.params = jax.device_put(lm.params, tree_shardings(lm.params, lm.model.param_axes(), one))
     assert lm.generate(prompts, max_new_tokens=4) == spread
+
+
+def test_a_configuration_that_is_not_the_checkpoint_s_is_refused(tmp_path) -> None:
+    tiny_hf.write_folder(tmp_path, "llama_untied")
+    own = open_source(str(tmp_path)).model_config
+    same = dataclasses.replace(own, dtype="bfloat16", remat="full", dropout_rate=0.1)
+    assert open_model(ModelSettings(str(tmp_path), config=same)).model.config == same
+    other = dataclasses.replace(own, rope_theta=own.rope_theta * 2, num_layers=own.num_layers + 1, dtype="bfloat16")
+    with pytest.raises(ConfigError) as caught:
+        open_model(ModelSettings(str(tmp_path), config=other))
+    assert [line.split(" is ")[0] for line in caught.value.problems[:-1]] == ["num_layers", "rope_theta"]
+    assert repr(own.rope_theta) in str(caught.value)
+    with pytest.raises(ConfigError, match="a T5Config, the checkpoint is a DecoderConfig"):
+        open_model(ModelSettings(str(tmp_path), config=T5_CONFIG))
