@@ -22,6 +22,7 @@ CONFIGURABLES: dict[str, str] = {
     "EvaluationSettings": "t5x_instruct.runs.settings:EvaluationSettings",
     "AuditLimits": "t5x_instruct.data.audit:AuditLimits",
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
+    "RopeScaling": "t5x_instruct.models.layers.rope:RopeScaling",
     "T5Config": "t5x_instruct.models.t5:T5Config",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
     "LaunchSettings": "t5x_instruct.cloud.settings:LaunchSettings",

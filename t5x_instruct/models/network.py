@@ -61,14 +61,23 @@ class LinenModel:
         network: made with (config, deterministic).
         example: arguments it can be initialised with.
         logits_multiplier: factor on the logits.
+        logits_soft_cap: see `Unembedding`.
     """
 
-    def __init__(self, config: Any, network: type[nn.Module], example: tuple[Any, ...], logits_multiplier: float = 1.0):
+    def __init__(
+        self,
+        config: Any,
+        network: type[nn.Module],
+        example: tuple[Any, ...],
+        logits_multiplier: float = 1.0,
+        logits_soft_cap: float | None = None,
+    ):
         self.config = config
         self._network: Any = network(config, deterministic=True)
         self._network_with_dropout: Any = network(config, deterministic=False)
         self._example = example
         self._logits_multiplier = logits_multiplier
+        self._logits_soft_cap = logits_soft_cap
 
     def _init_boxed(self, rng: jax.Array) -> Any:
         return self._network.init(rng, *self._example)["params"]
@@ -92,7 +101,7 @@ class LinenModel:
             kernel_DV = params["token_embedder"]["embedding"].T
         else:
             kernel_DV = params["decoder"]["logits_dense"]["kernel"]
-        return Unembedding(kernel_DV, self._logits_multiplier, vocab_size=self.config.vocab_size)
+        return Unembedding(kernel_DV, self._logits_multiplier, self._logits_soft_cap, self.config.vocab_size)
 
     def logits(self, params: Params, hidden_BTD: jax.Array) -> jax.Array:
         """float32 logits [batch, length, vocab_rows]; ids from `vocab_size` on hold -1e30."""

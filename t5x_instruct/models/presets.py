@@ -1,6 +1,8 @@
 """From a configuration, or its JSON, to a model."""
 
 import dataclasses
+import types
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -71,24 +73,49 @@ def config_from_dict(values: Mapping[str, Any]) -> Any:
     family = values.get("family")
     if family not in _FAMILIES:
         raise ConfigError(unknown("model family", str(family), _FAMILIES))
-    fields = {field.name: field for field in dataclasses.fields(_FAMILIES[family])}
-    problems = [unknown(f"{family} field", name, fields) for name in values if name not in fields]
-    for name, field in fields.items():
-        if name not in values:
-            if field.default is dataclasses.MISSING:
-                problems.append(f"{family} field {name!r} is missing")
-        elif not _fits(values[name], field.type):
-            problems.append(f"{family} field {name!r} is {values[name]!r}, must be {_type_name(field.type)}")
+    problems: list[str] = []
+    config = _built(_FAMILIES[family], values, family, problems)
     if problems:
         raise ConfigError(problems)
-    return _FAMILIES[family](**values)
+    return config
+
+
+def _built(dataclass: type[Any], values: Mapping[str, Any], what: str, problems: list[str]) -> Any:
+    """The instance with these values; None, and what is wrong with them, if it cannot be made."""
+    before = len(problems)
+    fields = {field.name: field for field in dataclasses.fields(dataclass)}
+    problems += [unknown(f"{what} field", name, fields) for name in values if name not in fields]
+    found = {}
+    for name, field in fields.items():
+        if name in values:
+            found[name] = _read(values[name], field.type, f"{what} field {name!r}", problems)
+        elif field.default is dataclasses.MISSING:
+            problems.append(f"{what} field {name!r} is missing")
+    return None if len(problems) > before else dataclass(**found)
+
+
+def _read(value: Any, kind: Any, what: str, problems: list[str]) -> Any:
+    """A value of JSON as a field's type has it; what does not fit is noted."""
+    alternatives = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+    if value is None and type(None) in alternatives:
+        return None
+    (kind,) = (one for one in alternatives if one is not type(None))
+    if typing.get_origin(kind) is tuple and isinstance(value, list | tuple):
+        item = typing.get_args(kind)[0]
+        return tuple(_read(one, item, f"an entry of {what}", problems) for one in value)
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(value, dict):
+        return _built(kind, value, what, problems)
+    if not _fits(value, kind):
+        problems.append(f"{what} is {value!r}, must be {_type_name(kind)}")
+    return value
 
 
 def _fits(value: Any, kind: Any) -> bool:
     if kind in (int, float) and isinstance(value, bool):
         return False
+    kind = typing.get_origin(kind) or kind
     return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _type_name(kind: Any) -> str:
-    return str(getattr(kind, "__name__", kind))
+    return str(kind) if typing.get_origin(kind) else kind.__name__

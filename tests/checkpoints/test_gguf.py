@@ -12,7 +12,7 @@ from t5x_instruct.checkpoints.convert.gguf_file import SUPPORTED_TYPES, GgufFile
 from t5x_instruct.checkpoints.restore import open_source
 from t5x_instruct.common.errors import CheckpointError, InstructError
 from t5x_instruct.common.trees import flatten_with_names
-from t5x_instruct.models.layers.rope import rotate, rotation
+from t5x_instruct.models.layers.rope import Rope, rotate, rotation
 from t5x_instruct.models.presets import config_from_dict, make_model
 
 from . import tiny_gguf as tiny
@@ -75,7 +75,7 @@ def test_queries_and_keys_turn_as_in_the_file(path):
     held, params = tiny.weights(), open_source(str(path)).params_fn(None)
     attention = params["decoder"]["layers"]["self_attention"]
     x_TD = np.random.default_rng(2).standard_normal((5, tiny.EMB)).astype(np.float32)
-    turn = rotation(jnp.arange(5)[None], tiny.HEAD_DIM, tiny.THETA)
+    turn = rotation(jnp.arange(5)[None], tiny.HEAD_DIM, Rope(tiny.THETA))
     for layer in range(tiny.LAYERS):
         theirs, ours = [], []
         for name, kernel, heads in (("q", "query", tiny.HEADS), ("k", "key", tiny.KV_HEADS)):

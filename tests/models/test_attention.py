@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from t5x_instruct.models.layers.attention import Tokens, attend
+from t5x_instruct.models.layers.kinds import Window, indexed, repeated, shortest_pattern
 from t5x_instruct.models.layers.relative_bias import RelativeBias, bucket_starts
-from t5x_instruct.models.layers.rope import rotate, rotation
+from t5x_instruct.models.layers.rope import Rope, rotate, rotation
 
 B, T, S, N, K, H = 2, 7, 9, 6, 2, 4
 
@@ -22,7 +23,17 @@ def inputs() -> tuple[tuple[Any, Any, Any, Any], Tokens, Tokens]:
     return tuple(jnp.asarray(x) for x in (q, k, v, bias)), queries, keys
 
 
-def naive(q: Any, k: Any, v: Any, bias: Any, queries: Tokens, keys: Tokens, causal: bool) -> np.ndarray:
+def naive(
+    q: Any,
+    k: Any,
+    v: Any,
+    bias: Any,
+    queries: Tokens,
+    keys: Tokens,
+    causal: bool,
+    window: Window | None = None,
+    soft_cap: float | None = None,
+) -> np.ndarray:
     """Query by query, in float64."""
     out = np.zeros((B, T, N, H))
     for b, t, n in np.ndindex(B, T, N):
@@ -30,9 +41,14 @@ def naive(q: Any, k: Any, v: Any, bias: Any, queries: Tokens, keys: Tokens, caus
         if causal:
             before = keys.positions[b] <= queries.positions[b, t]
             seen &= before if keys.inputs is None else before | (keys.inputs[b] > 0)
+        if window is not None:
+            behind = queries.positions[b, t] - keys.positions[b]
+            seen &= (-window.ahead <= behind) & (behind <= window.behind)
         if seen.any():
             group = n // (N // K)
             scores = np.asarray(k, np.float64)[b, seen, group] @ np.asarray(q, np.float64)[b, t, n]
+            if soft_cap is not None:
+                scores = soft_cap * np.tanh(scores / soft_cap)
             if bias is not None:
                 scores += np.array([bias[n, s - t + T - 1] for s in np.flatnonzero(seen)])
             weights = np.exp(scores - scores.max())
@@ -54,6 +70,27 @@ def test_equals_the_naive_attention(chunk: int, kind: str) -> None:
     found = np.asarray(attend(q, k, v, queries, keys, chunk, causal=causal, bias_NL=bias))
     np.testing.assert_allclose(found, expected, atol=1e-6)
     assert (found[blind] == 0).all()
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("window", "soft_cap"), [(Window(1, 0), None), (Window(2, 1), 0.7), (None, 1.3)])
+def test_windows_and_soft_caps(causal: bool, window: Window | None, soft_cap: float | None) -> None:
+    (q, k, v, _), queries, keys = inputs()
+    expected = naive(q, k, v, None, queries, keys, causal, window, soft_cap)
+    without = naive(q, k, v, None, queries, keys, causal)
+    found = attend(q, k, v, queries, keys, 3, causal=causal, window=window, soft_cap=soft_cap)
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert np.abs(expected - without).max() > 0.1
+
+
+def test_patterns_of_layers() -> None:
+    layers = repeated((4, 4, 0), 7)
+    assert layers == [4, 4, 0, 4, 4, 0, 4]
+    assert shortest_pattern(layers) == (4, 4, 0)
+    assert shortest_pattern([4, 4, 0, 0]) == (4, 4, 0, 0)
+    distinct, which = indexed(layers)
+    assert distinct == (4, 0)
+    assert which.tolist() == [0, 0, 1, 0, 0, 1, 0]
 
 
 def test_pieces_have_the_same_gradient() -> None:
@@ -127,7 +164,7 @@ def test_rotation_depends_on_the_difference_alone() -> None:
     q, k = (jnp.asarray(rng.normal(size=(1, 1, 1, 8)), jnp.float32) for _ in range(2))
 
     def score(at: int, other: int) -> float:
-        turn = [rotation(jnp.array([[p]]), 8, 100.0) for p in (at, other)]
+        turn = [rotation(jnp.array([[p]]), 8, Rope(100.0)) for p in (at, other)]
         return float(jnp.vdot(rotate(q, turn[0]), rotate(k, turn[1])))
 
     np.testing.assert_allclose(score(9, 4), score(35, 30), rtol=1e-4)

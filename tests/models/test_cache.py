@@ -19,7 +19,7 @@ def reference(model: Any, params: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize(
     ("changes", "pieces"),
-    [({}, (9,)), ({}, (2, 6, 1)), ({"scan_layers": False, "num_kv_heads": 1}, (9,))],
+    [({}, (9,)), (tiny.PATTERN, (2, 6, 1)), ({"scan_layers": False, "num_kv_heads": 1, "layer_windows": (3, 0)}, (9,))],
 )
 def test_left_padded_prefill_and_decode(changes: dict[str, Any], pieces: tuple[int, ...]) -> None:
     model, params = tiny.model_and_params(**changes)

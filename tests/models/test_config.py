@@ -8,6 +8,7 @@ import pytest
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.decoding.generate import generate
+from t5x_instruct.models.layers.rope import RopeScaling
 from t5x_instruct.models.presets import config_from_dict, make_model
 from tests.models import tiny
 
@@ -41,10 +42,27 @@ CHANGES = {
             "tie_embeddings": True,
             "vocab_multiple": 8,
             "scan_layers": False,
+            "qkv_bias": True,
+            "out_bias": True,
+            "mlp_bias": True,
+            "qk_norm": "head",
+            "norm_placement": "both",
+            "parallel_block": True,
         },
         logits={
             "activation": "gelu",
             "rope_theta": 10_000.0,
+            "rope_scaling": RopeScaling(kind="linear", factor=3.0),
+            "local_rope_theta": 5.0,
+            "layer_ropes": ("global", "local"),
+            "layer_windows": (0, 2),
+            "query_pre_attn_scalar": 2.0,
+            "attention_soft_cap": 0.5,
+            "logits_soft_cap": 0.5,
+            "logits_multiplier": 2.0,
+            "scale_embeddings": True,
+            "norm": "layer",
+            "norm_around_one": True,
             "norm_epsilon": 1e-1,
             "dtype": "bfloat16",
             "dropout_rate": 0.3,
@@ -175,7 +193,7 @@ def test_t5_pads_its_vocabulary_by_default() -> None:
     assert config_from_dict(values).vocab_rows == 128
 
 
-@pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.parametrize("kind", [*CHANGES, "pattern"])
 def test_json_round_trip(kind: str) -> None:
     config = tiny.config(kind, remat="minimal", dropout_rate=0.1)
     assert config_from_dict(json.loads(json.dumps(dataclasses.asdict(config)))) == config
@@ -186,12 +204,22 @@ def test_all_problems_of_a_dict_at_once() -> None:
         "rope_teta": 1.0,
         "emb_dim": "16",
         "num_layers": True,
+        "layer_windows": [3, 0.5],
+        "rope_scaling": {"kind": "linear", "factr": 2.0},
     }
     del values["norm_epsilon"]
     with pytest.raises(ConfigError) as error:
         config_from_dict(values)
-    assert len(error.value.problems) == 4
-    for part in ("'rope_theta'", "'norm_epsilon' is missing", "'emb_dim' is '16'", "must be int"):
+    assert len(error.value.problems) == 7
+    for part in (
+        "'rope_theta'",
+        "'norm_epsilon' is missing",
+        "'emb_dim' is '16'",
+        "must be int",
+        "'layer_windows' is 0.5",
+        "'rope_scaling' field 'factr'; nearest: 'factor'",
+        "'rope_scaling' field 'factor' is missing",
+    ):
         assert part in str(error.value)
     with pytest.raises(ConfigError, match="nearest: 'decoder'"):
         config_from_dict(values | {"family": "decodr"})
@@ -214,6 +242,13 @@ def test_all_problems_of_a_dict_at_once() -> None:
         ("decoder", {"num_layers": 0}, "num_layers is 0"),
         ("decoder", {"rope_theta": 0.0}, "rope_theta is 0.0"),
         ("decoder", {"norm_epsilon": 0.0}, "norm_epsilon is 0.0"),
+        ("decoder", {"layer_windows": (3, -1)}, "no window may be below 0"),
+        ("decoder", {"layer_windows": (3, 3, 3)}, "layer_windows has 3 entries, more than num_layers, 2"),
+        ("decoder", {"layer_ropes": ("global", "locl")}, "nearest: 'local'"),
+        ("decoder", {"layer_ropes": ("global",)}, "local_rope_theta is 40.0 and layer_ropes is"),
+        ("decoder", {"attention_soft_cap": 0.0}, "attention_soft_cap is 0.0, must be positive"),
+        ("decoder", {"qk_norm": "heads"}, "nearest: 'head'"),
+        ("decoder", {"norm_placement": "post", "parallel_block": True}, "must be 'pre' in a parallel_block"),
         ("decoder", CHANGES["decoder"].refused, "decoder family 'encoder'"),
         ("t5", {"num_encoder_layers": 0}, "num_encoder_layers is 0"),
         ("t5", {"activation": "gated-gelu"}, "activation 'gated-gelu'"),
@@ -228,6 +263,20 @@ def test_all_problems_of_a_dict_at_once() -> None:
 def test_wrong_values(kind: str, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         tiny.config(kind, **changes)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "lama3"}, "nearest: 'llama3'"),
+        ({"kind": "linear", "beta_fast": 2.0}, "beta_fast is 2.0, not part of the kind 'linear'"),
+        ({"kind": "llama3", "low_frequency_factor": 1.0}, "original_length is None, needed .* 'llama3'"),
+        ({"kind": "linear", "factor": -2.0}, "factor is -2.0, must be positive"),
+    ],
+)
+def test_wrong_scalings(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RopeScaling(**({"factor": 2.0} | values))
 
 
 def test_no_model_for_something_else() -> None:

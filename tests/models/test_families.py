@@ -17,6 +17,8 @@ from t5x_instruct.partitioning.rules import DEFAULT_RULES, activation_rules, tre
 from tests.models import tiny
 
 KINDS = ("decoder", "t5")
+# Layers of several kinds: what holds for a stack of these holds for one of equal layers.
+STACKS = ("pattern", "t5")
 
 
 class Result(NamedTuple):
@@ -82,9 +84,9 @@ QUICK = {"xla_backend_optimization_level": 0}
 RECOMPUTED = [
     pytest.param(kind, policy, marks=() if now else pytest.mark.slow)
     for kind, policy, now in (
-        ("decoder", "minimal", True),
-        ("decoder", "save_dots", False),
-        ("decoder", "offloaded", True),
+        ("pattern", "minimal", True),
+        ("pattern", "save_dots", False),
+        ("pattern", "offloaded", True),
         ("t5", "minimal", False),
         ("t5", "save_dots", True),
         ("t5", "offloaded", True),
@@ -102,7 +104,7 @@ def test_a_configuration_may_name_every_policy() -> None:
     assert set(get_args(get_args(MACROS["REMAT"].type)[0])) == set(REMAT_POLICIES)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STACKS)
 def test_unrolled_equals_scanned(kind: str) -> None:
     params, batch, expected = plain(kind)
     model = variant(kind, scan_layers=False, remat="full", attention_chunk=64)
@@ -151,7 +153,7 @@ def test_dropout_needs_a_key_and_follows_it(kind: str) -> None:
     assert not np.allclose(once, other)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", STACKS)
 def test_sharded_equals_single_device(kind: str) -> None:
     # 8 rows, vocabulary and heads over data 2, fsdp 2, model 2: every kind of axis is really cut.
     params, batch, expected = plain(kind)
@@ -167,7 +169,7 @@ def test_sharded_equals_single_device(kind: str) -> None:
     assert_close(got, expected, 1e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "pattern"])
 @pytest.mark.parametrize("changes", [{}, {"scan_layers": False, "tie_embeddings": True}])
 def test_axes_fit_the_parameters(kind: str, changes: dict[str, Any]) -> None:
     model = make_model(tiny.config(kind, **changes))

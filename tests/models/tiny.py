@@ -1,6 +1,7 @@
 """Models small enough to compile in a second, with every constant off its usual value.
 
-The kinds are "decoder", "prefix" (a decoder whose inputs see one another) and "t5".
+The kinds are "decoder", "prefix" (a decoder whose inputs see one another), "pattern" (a decoder with all that only some
+families have) and "t5".
 """
 
 from typing import Any
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 
 from t5x_instruct.models.decoder import DecoderConfig
+from t5x_instruct.models.layers.rope import RopeScaling
 from t5x_instruct.models.presets import make_model
 from t5x_instruct.models.t5 import T5Config
 
@@ -24,6 +26,8 @@ _DECODER: dict[str, Any] = {
     "mlp_dim": 20,
     "activation": "silu",
     "rope_theta": 300.0,
+    "local_rope_theta": 40.0,
+    "layer_ropes": ("local", "global"),
     "norm_epsilon": 1e-3,
     "tie_embeddings": False,
     "embedding_init_stddev": 0.7,
@@ -49,12 +53,32 @@ _T5: dict[str, Any] = {
     "embedding_init_stddev": 0.7,
     "attention_chunk": 4,
 }
+#: Layers of different kinds, with windows that the examples go beyond.
+PATTERN: dict[str, Any] = {
+    "num_layers": 3,
+    "layer_windows": (3, 0),
+    "layer_ropes": ("local", "none", "global"),
+    "rope_scaling": RopeScaling(kind="linear", factor=1.7),
+    "query_pre_attn_scalar": 9.0,
+    "attention_soft_cap": 0.9,
+    "logits_soft_cap": 5.0,
+    "logits_multiplier": 1.3,
+    "scale_embeddings": True,
+    "qkv_bias": True,
+    "out_bias": True,
+    "mlp_bias": True,
+    "qk_norm": "projection",
+    "norm": "layer",
+    "norm_around_one": True,
+    "norm_placement": "both",
+}
 
 
 def config(kind: str = "decoder", /, **changes: Any) -> Any:
     if kind == "t5":
         return T5Config(**(_T5 | changes))
-    return DecoderConfig(**(_DECODER | {"prefix_lm": kind == "prefix"} | changes))
+    of_kind = {"prefix": {"prefix_lm": True}, "pattern": PATTERN}.get(kind, {})
+    return DecoderConfig(**(_DECODER | of_kind | changes))
 
 
 def model_and_params(kind: str = "decoder", /, seed: int = 0, **changes: Any) -> tuple[Any, dict[str, Any]]:

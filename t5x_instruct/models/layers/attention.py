@@ -1,13 +1,17 @@
 """Attention: one implementation for self- and cross-attention, training, prefill and decoding."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from t5x_instruct.models.layers.kinds import LayerKind, Window
 from t5x_instruct.models.layers.linear import Linear
+from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.rope import Rotation, rotate
 from t5x_instruct.partitioning.rules import constrain
@@ -74,12 +78,14 @@ def attend(
     *,
     causal: bool = True,
     bias_NL: jax.Array | None = None,
+    window: Window | None = None,
+    soft_cap: float | None = None,
 ) -> jax.Array:
     """Softmax attention within segments.
 
-    A query sees the keys of its own segment that stand at its position or before, or, if not `causal`, all of them.
-    Padding is seen by nothing and sees nothing, nor does a query whose segment has no keys see anything: their result
-    is zero.
+    A query sees the keys of its own segment that stand at its position or before, or, if not `causal`, all of them;
+    of these those within the `window`. Padding is seen by nothing and sees nothing, nor does a query whose segment has
+    no keys see anything: their result is zero.
 
     Args:
         q_BTNH: queries [batch, T, heads, head_dim], already scaled.
@@ -92,11 +98,14 @@ def attend(
         bias_NL: float32 [heads, T + S - 1], added to the scores: entry ``s - t + T - 1`` between query t and key s.
             It is spread out over a piece's scores when they are computed, and its gradient summed over them at once:
             a [heads, T, S] array exists neither forward nor backward.
+        window: how far a query sees; None: all of its segment.
+        soft_cap: if given, a score x becomes ``soft_cap * tanh(x / soft_cap)``.
 
     Returns:
         [batch, T, heads, head_dim].
 
-    Source: Ainslie et al. 2023 (grouped queries); Rabe and Staats 2021 (pieces with recomputation).
+    Source: Ainslie et al. 2023 (grouped queries); Rabe and Staats 2021 (pieces with recomputation); Beltagy et al.
+    2020 (windows); Gemma team 2024, "Gemma 2", section 2 (soft cap).
     """
     B, T, N, H = q_BTNH.shape
     S, K = k_BSKH.shape[1:3]
@@ -107,8 +116,10 @@ def attend(
         C = q_BCNH.shape[1]
         # The queries that share a key head are rows of one matrix.
         q_BKMH = q_BCNH.reshape(B, C, K, N // K, H).transpose(0, 2, 3, 1, 4).reshape(B, K, -1, H)
-        seen_BCS = _seen(piece_of, keys, causal)
+        seen_BCS = _seen(piece_of, keys, causal, window)
         scores = jnp.einsum("bkmh,bkhs->bkms", q_BKMH, k_BKHS, preferred_element_type=jnp.float32)
+        if soft_cap is not None:
+            scores = soft_cap * jnp.tanh(scores / soft_cap)
         scores = scores.reshape(B, K, N // K, C, S)
         if window_NL is not None:
             scores = _with_bias(scores, window_NL)
@@ -144,15 +155,18 @@ def attend(
     return out.reshape(B, count * chunk, N, H)[:, :T]
 
 
-def _seen(queries: Tokens, keys: Tokens, causal: bool) -> jax.Array:
+def _seen(queries: Tokens, keys: Tokens, causal: bool, window: Window | None) -> jax.Array:
     """Which key each query sees, bool [batch, T, S]."""
-    same = (queries.segments[:, :, None] == keys.segments[:, None, :]) & (keys.segments > 0)[:, None, :]
-    if not causal:
-        return same
-    seen = queries.positions[:, :, None] >= keys.positions[:, None, :]
-    if keys.inputs is not None:
-        seen |= (keys.inputs > 0)[:, None, :]
-    return same & seen
+    seen = (queries.segments[:, :, None] == keys.segments[:, None, :]) & (keys.segments > 0)[:, None, :]
+    if not causal and window is None:
+        return seen
+    behind_BTS = queries.positions[:, :, None] - keys.positions[:, None, :]
+    if causal:
+        before = behind_BTS >= 0
+        seen &= before if keys.inputs is None else before | (keys.inputs > 0)[:, None, :]
+    if window is not None:
+        seen &= (behind_BTS <= window.behind) & (behind_BTS >= -window.ahead)
+    return seen
 
 
 @jax.custom_vjp
@@ -192,7 +206,8 @@ class AttentionInputs(NamedTuple):
     Attributes:
         queries: of the tokens of this call.
         keys: of all that can be attended to: the same tokens, the cache's slots, or the encoder's tokens.
-        rotation: of the queries' positions, where positions are rotary.
+        rotation: of the queries' positions, where positions are rotary. If layers are of several kinds: with one more
+            axis in front, of all rotations that any layer has.
         bias_NL: where positions are a bias, see `attend`.
     """
 
@@ -224,7 +239,14 @@ class Attention(nn.Module):
         chunk: queries per piece, see `attend`.
         dtype: compute dtype.
         causal: whether a token sees only keys at its position or before.
-        scaled: whether scores are divided by ``sqrt(head_dim)``. If not, fresh query kernels are smaller by it.
+        scaled: whether scores are divided by a square root. If not, fresh query kernels are smaller by it.
+        scaled_by: what it is the square root of; None: of `head_dim`.
+        soft_cap: of the scores, see `attend`.
+        windows: how far queries see; where there are several, a layer's kind says which.
+        qkv_bias: whether queries, keys and values have a bias.
+        out_bias: whether the result has one.
+        qk_norm: what normalises queries and keys before they are turned; takes a name. None: nothing.
+        qk_norm_over: "head" (each head by itself, with one scale for all) or "projection" (all heads at once).
         dropout_rate: share of the keys dropped for each head, the same ones for all queries of a row. Dropping a key's
             weight is dropping its value, which costs no pass over the scores.
         deterministic: whether dropout is off.
@@ -237,6 +259,13 @@ class Attention(nn.Module):
     dtype: jnp.dtype
     causal: bool = True
     scaled: bool = True
+    scaled_by: float | None = None
+    soft_cap: float | None = None
+    windows: tuple[Window | None, ...] = (None,)
+    qkv_bias: bool = False
+    out_bias: bool = False
+    qk_norm: Callable[..., RMSNorm] | None = None
+    qk_norm_over: str = "head"
     dropout_rate: float = 0.0
     deterministic: bool = True
 
@@ -248,6 +277,7 @@ class Attention(nn.Module):
         cache: KVCache | None = None,
         layer: Any = None,
         source: jax.Array | KeysValues | None = None,
+        kind: LayerKind | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Maps [batch, length, embed] to the same shape.
 
@@ -257,40 +287,73 @@ class Attention(nn.Module):
             cache: to write the new keys and values to, and to read all from.
             layer: of the cache.
             source: what keys and values are made of, [batch, source, embed]; or the keys and values; None: `x_BTD`.
+            kind: of this layer; None: there is one window and one rotation.
 
         Returns:
             The result and the cache.
         """
-        scale = self.head_dim**-0.5
-        q_BTNH = self._project(x_BTD, inputs, "query", 1.0 if self.scaled else scale)
+        scale = (self.head_dim if self.scaled_by is None else self.scaled_by) ** -0.5
+        rotation = inputs.rotation
+        if rotation is not None and kind is not None:
+            number = kind.rotation if len(rotation.cos_BTh) > 1 else 0
+            rotation = jax.tree.map(lambda x: x[number], rotation)
+        q_BTNH = self._project(x_BTD, rotation, "query", 1.0 if self.scaled else scale)
         if isinstance(source, KeysValues):
             k_BSKH, v_BSKH = source
         else:
             of_BSD = x_BTD if source is None else source
-            k_BSKH, v_BSKH = (self._project(of_BSD, inputs, name) for name in ("key", "value"))
+            k_BSKH, v_BSKH = (self._project(of_BSD, rotation, name) for name in ("key", "value"))
         if cache is not None:
             k_BSKH, v_BSKH, cache = cache.updated(layer, k_BSKH, v_BSKH)
         if self.scaled:
             q_BTNH *= jnp.asarray(scale, self.dtype)
         v_BSKH = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,), deterministic=self.deterministic)(v_BSKH)
-        out_BTNH = attend(
-            q_BTNH,
-            k_BSKH,
-            v_BSKH,
-            inputs.queries,
-            inputs.keys,
-            self.chunk,
-            causal=self.causal,
-            bias_NL=inputs.bias_NL,
-        )
+        out_BTNH = self._attended(q_BTNH, k_BSKH, v_BSKH, inputs, 0 if kind is None else kind.window)
         out_BTNH = named(constrain(out_BTNH, ("batch", "length", "heads", "kv")), "attention")
-        out = Linear((x_BTD.shape[-1],), ("heads", "kv"), ("embed",), self.dtype, name="out")
+        out = Linear((x_BTD.shape[-1],), ("heads", "kv"), ("embed",), self.dtype, use_bias=self.out_bias, name="out")
         return out(out_BTNH), cache
 
-    def _project(self, x_BTD: jax.Array, inputs: AttentionInputs, name: str, init_scale: float = 1.0) -> jax.Array:
+    def _attended(
+        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, inputs: AttentionInputs, window: Any
+    ) -> jax.Array:
+        """`attend` with the window of this number.
+
+        Each window is a constant of a program of its own, so that a kernel can leave out what no query sees; a scanned
+        stack holds one program a window, not one a layer, and runs one of them.
+        """
+        several = [
+            partial(attend, chunk=self.chunk, causal=self.causal, window=one, soft_cap=self.soft_cap)
+            for one in self.windows
+        ]
+        arrays = (q_BTNH, k_BSKH, v_BSKH, inputs.queries, inputs.keys)
+        if len(several) == 1 or isinstance(window, int | np.integer):
+            out_BTNH: jax.Array = several[int(window) if len(several) > 1 else 0](*arrays, bias_NL=inputs.bias_NL)
+            return out_BTNH
+
+        def switched(window: jax.Array, *arrays: Any) -> jax.Array:
+            *others, bias_NL = arrays
+            out: jax.Array = jax.lax.switch(window, [partial(one, bias_NL=bias_NL) for one in several], *others)
+            return out
+
+        # Without the checkpoint the backward pass would keep, for each window, what its program has computed.
+        run: Callable[..., jax.Array] = jax.checkpoint(switched, prevent_cse=False)
+        return run(window, *arrays, inputs.bias_NL)
+
+    def _project(self, x_BTD: jax.Array, rotation: Rotation | None, name: str, init_scale: float = 1.0) -> jax.Array:
         heads, axis = (self.num_heads, "heads") if name == "query" else (self.num_kv_heads, "kv_heads")
-        linear = Linear((heads, self.head_dim), ("embed",), (axis, "kv"), self.dtype, init_scale, name=name)
-        projected_BTKH = constrain(linear(x_BTD), ("batch", "length", axis, "kv"))
-        if inputs.rotation is None or name == "value":
+        out_axes = (axis, "kv")
+        linear = Linear(
+            (heads, self.head_dim), ("embed",), out_axes, self.dtype, init_scale, use_bias=self.qkv_bias, name=name
+        )
+        projected_BTKH = linear(x_BTD)
+        if self.qk_norm is not None and name != "value":
+            norm = self.qk_norm(name=f"{name}_norm")
+            if self.qk_norm_over == "head":
+                projected_BTKH = norm(projected_BTKH)
+            else:
+                flat_BTX = projected_BTKH.reshape(*projected_BTKH.shape[:2], -1)
+                projected_BTKH = norm(flat_BTX).reshape(projected_BTKH.shape)
+        projected_BTKH = constrain(projected_BTKH, ("batch", "length", *out_axes))
+        if rotation is None or name == "value":
             return projected_BTKH
-        return rotate(projected_BTKH, inputs.rotation)
+        return rotate(projected_BTKH, rotation)

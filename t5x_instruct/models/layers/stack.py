@@ -49,6 +49,7 @@ def run_layers(
         carry, _ = scanned(config, deterministic, name="layers")(carry, numbered, shared)
         return carry
     for i in range(num_layers):
+        # NumPy's numbers stay numbers, so that a layer's kind is known when it is traced.
         its_own = jax.tree.map(lambda x, i=i: x[i], numbered)
         carry, _ = layer_class(config, deterministic, name=f"layers_{i}")(carry, its_own, shared)
     return carry
