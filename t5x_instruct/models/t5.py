@@ -50,6 +50,7 @@ class T5Config:
         gated_mlp: whether the activation is that of a gate (T5 1.1).
         relative_buckets: buckets of relative positions; the encoder uses a half for each direction.
         relative_max_distance: from here on all distances share a bucket.
+        bias_per_layer: whether every layer has a table of biases of its own (umT5), not every stack one.
         norm_epsilon: added to the mean square in RMSNorm.
         tie_embeddings: whether the head is the transposed embedding (T5 1.0).
         scale_decoder_outputs: whether logits are multiplied by ``emb_dim ** -0.5`` (T5 1.0).
@@ -80,6 +81,7 @@ class T5Config:
     norm_epsilon: float
     tie_embeddings: bool
     scale_decoder_outputs: bool
+    bias_per_layer: bool = False
     decoder_start_id: int = 0
     vocab_multiple: int = 128
     embedding_init_stddev: float = 1.0
@@ -132,6 +134,11 @@ def _parts(config: T5Config, deterministic: bool) -> tuple[Any, Any, Any, Any]:
     return partial(RMSNorm, c.norm_epsilon, dtype), attention, mlp, _dropout(c, deterministic)
 
 
+def _bias(config: T5Config, bidirectional: bool) -> RelativeBias:
+    c = config
+    return RelativeBias(c.num_heads, c.relative_buckets, c.relative_max_distance, bidirectional, name="relpos_bias")
+
+
 def _dropout(config: T5Config, deterministic: bool) -> nn.Dropout:
     return nn.Dropout(config.dropout_rate, broadcast_dims=(-2,), deterministic=deterministic)
 
@@ -152,6 +159,9 @@ class T5EncoderLayer(nn.Module):
         """One layer as `run_layers` runs it; the carry is [batch, source, embed]."""
         norm, attention, mlp, dropout = _parts(self.config, self.deterministic)
         x_BSD = named(x_BSD, "layer_input")
+        if self.config.bias_per_layer:
+            S = x_BSD.shape[1]
+            inputs = inputs._replace(bias_NL=_bias(self.config, True)(S, S))
         h_BSD, _ = attention(causal=False, name="attention")(norm(name="pre_attention_layer_norm")(x_BSD), inputs)
         x_BSD += dropout(h_BSD)
         x_BSD += dropout(mlp(name="mlp")(norm(name="pre_mlp_layer_norm")(x_BSD)))
@@ -195,8 +205,13 @@ class T5DecoderLayer(nn.Module):
         x_BTD, cache = carry
         x_BTD = named(x_BTD, "layer_input")
         layer, projected = numbered
+        own = inputs.own
+        if self.config.bias_per_layer:
+            first = 0 if cache is None else cache.slot
+            bias_NL = _bias(self.config, False)(x_BTD.shape[1], own.keys.positions.shape[1], first)
+            own = own._replace(bias_NL=bias_NL)
         h_BTD = norm(name="pre_self_attention_layer_norm")(x_BTD)
-        h_BTD, cache = attention(name="self_attention")(h_BTD, inputs.own, cache, layer)
+        h_BTD, cache = attention(name="self_attention")(h_BTD, own, cache, layer)
         x_BTD += dropout(h_BTD)
         h_BTD = norm(name="pre_cross_attention_layer_norm")(x_BTD)
         cross = attention(causal=False, name="encoder_decoder_attention")
@@ -208,7 +223,7 @@ class T5DecoderLayer(nn.Module):
 
 
 class T5Encoder(nn.Module):
-    """Bias, layers, and the last norm.
+    """Bias (unless each layer has its own), layers, and the last norm.
 
     Attributes:
         config: the model's.
@@ -222,8 +237,7 @@ class T5Encoder(nn.Module):
     def __call__(self, x_BSD: jax.Array, where: Tokens) -> jax.Array:
         """Maps embeddings [batch, source, embed] to what the decoder reads, of the same shape."""
         c, S = self.config, x_BSD.shape[1]
-        bias = RelativeBias(c.num_heads, c.relative_buckets, c.relative_max_distance, True, name="relpos_bias")
-        inputs = AttentionInputs(where, where, bias_NL=bias(S, S))
+        inputs = AttentionInputs(where, where, bias_NL=None if c.bias_per_layer else _bias(c, True)(S, S))
         x_BSD = run_layers(T5EncoderLayer, c, c.num_encoder_layers, self.deterministic, x_BSD, inputs)
         x_BSD = RMSNorm(c.norm_epsilon, jnp.dtype(c.dtype), name="encoder_norm")(x_BSD)
         return _dropout(c, self.deterministic)(x_BSD)
@@ -264,8 +278,9 @@ class T5Decoder(nn.Module):
             The hidden states and the cache.
         """
         c = self.config
-        bias = RelativeBias(c.num_heads, c.relative_buckets, c.relative_max_distance, False, name="relpos_bias")
-        bias_NL = bias(x_BTD.shape[1], keys.positions.shape[1], 0 if cache is None else cache.slot)
+        bias_NL = None
+        if not c.bias_per_layer:
+            bias_NL = _bias(c, False)(x_BTD.shape[1], keys.positions.shape[1], 0 if cache is None else cache.slot)
         projected, encoded_BSD = (source, None) if isinstance(source, KeysValues) else (None, source)
         inputs = DecoderInputs(
             own=AttentionInputs(queries, keys, bias_NL=bias_NL),

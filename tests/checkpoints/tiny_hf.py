@@ -11,7 +11,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 
 from tests.parity.goldens import Golden, load, tensors
 
-LLAMA, T5 = ("llama_one_kv_head", "llama_tied", "llama_untied"), ("t5_1_0", "t5_1_1", "t5_tied_gated")
+LLAMA = ("llama_one_kv_head", "llama_tied", "llama_untied")
+T5 = ("t5_1_0", "t5_1_1", "t5_mt5", "t5_tied_gated", "t5_umt5", "t5_umt5_tied")
 SPECIAL = ["<pad>", "</s>", "<s>"]
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }} {{ m['content'] }}{{ eos_token }}{% endfor %}"
 FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -30,7 +31,8 @@ def settings_of(case: str) -> dict[str, Any]:
         }
         return settings | {"model_type": "llama", "max_position_embeddings": 8192, "mlp_bias": False} | more
     del settings["tied_head"]
-    return settings | {"model_type": "t5", "tie_word_embeddings": settings.pop("scale"), "is_encoder_decoder": True}
+    own = {"model_type": settings.pop("kind", "t5"), "tie_word_embeddings": settings.pop("scale")}
+    return settings | own | {"is_encoder_decoder": True}
 
 
 def write_folder(folder: Path, case: str, kind: str = "F32", **changes: Any) -> Golden:

@@ -6,7 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import (
+    MT5Config,
+    MT5ForConditionalGeneration,
+    T5Config,
+    T5ForConditionalGeneration,
+    UMT5Config,
+    UMT5ForConditionalGeneration,
+)
 
 from tests.parity.golden_parts import PAD_ID, Arrays, beams, draw, greedy, loss_and_gradients
 
@@ -60,6 +67,62 @@ CASES: dict[str, dict[str, Any]] = {
         "tied_head": True,
         "scale": False,
     },
+    "t5_mt5": {
+        "kind": "mt5",
+        "vocab_size": 57,
+        "d_model": 14,
+        "d_kv": 6,
+        "num_heads": 3,
+        "num_layers": 2,
+        "num_decoder_layers": 3,
+        "d_ff": 22,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 10,
+        "relative_attention_max_distance": 17,
+        "layer_norm_epsilon": 5e-3,
+        "decoder_start_token_id": 2,
+        "tied_head": False,
+        "scale": False,
+    },
+    "t5_umt5": {
+        "kind": "umt5",
+        "vocab_size": 47,
+        "d_model": 18,
+        "d_kv": 5,
+        "num_heads": 4,
+        "num_layers": 3,
+        "num_decoder_layers": 2,
+        "d_ff": 20,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 14,
+        "relative_attention_max_distance": 19,
+        "layer_norm_epsilon": 8e-3,
+        "decoder_start_token_id": 5,
+        "tied_head": False,
+        "scale": False,
+    },
+    "t5_umt5_tied": {
+        "kind": "umt5",
+        "vocab_size": 51,
+        "d_model": 16,
+        "d_kv": 6,
+        "num_heads": 3,
+        "num_layers": 2,
+        "num_decoder_layers": 2,
+        "d_ff": 24,
+        "feed_forward_proj": "gated-relu",
+        "relative_attention_num_buckets": 12,
+        "relative_attention_max_distance": 21,
+        "layer_norm_epsilon": 2e-3,
+        "decoder_start_token_id": 7,
+        "tied_head": True,
+        "scale": True,
+    },
+}
+CLASSES = {
+    "t5": (T5Config, T5ForConditionalGeneration),
+    "mt5": (MT5Config, MT5ForConditionalGeneration),
+    "umt5": (UMT5Config, UMT5ForConditionalGeneration),
 }
 LENGTHS = np.array([30, 17, 26], np.int32)  # of the inputs: beyond every largest distance
 TARGETS = 25
@@ -71,13 +134,17 @@ def build(case: str) -> Any:
     """A transformers model with weights drawn by NumPy, large enough that logits differ clearly."""
     settings = dict(CASES[case])
     tied, scale = settings.pop("tied_head"), settings.pop("scale")
-    config = T5Config(**settings, dropout_rate=0.0, pad_token_id=PAD_ID)
+    config_class, model_class = CLASSES[settings.pop("kind", "t5")]
+    config = config_class(**settings, dropout_rate=0.0, pad_token_id=PAD_ID)
     config.scale_decoder_outputs = scale
     config._attn_implementation = "eager"
-    model = T5ForConditionalGeneration(config).float().eval()
+    model = model_class(config).float().eval()
+    if isinstance(config, UMT5Config):
+        # Version 5 scales every umT5's output; T5X, which trained them, and version 4 only that of a tied head.
+        config.tie_word_embeddings = scale
     if not tied:
         model.lm_head.weight = torch.nn.Parameter(torch.zeros_like(model.shared.weight))
-    draw(model, 100 + sorted(CASES).index(case), partial(_stddev, CASES[case]))
+    draw(model, 100 + list(CASES).index(case), partial(_stddev, CASES[case]))
     return model
 
 
@@ -100,7 +167,7 @@ def _stddev(settings: dict[str, Any], name: str, shape: tuple[int, ...]) -> floa
 def compute(case: str) -> Arrays:
     """Everything one golden file holds."""
     model = build(case)
-    rng = np.random.default_rng(1_100 + sorted(CASES).index(case))
+    rng = np.random.default_rng(1_100 + list(CASES).index(case))
     vocab, start = CASES[case]["vocab_size"], CASES[case]["decoder_start_token_id"]
     rows = len(LENGTHS)
     inputs = rng.integers(0, vocab, (rows, LENGTHS.max()))

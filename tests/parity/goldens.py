@@ -68,6 +68,7 @@ def t5_config(s: dict[str, Any], changes: dict[str, Any]) -> T5Config:
         "norm_epsilon": s["layer_norm_epsilon"],
         "tie_embeddings": s["tied_head"],
         "scale_decoder_outputs": s["scale"],
+        "bias_per_layer": s.get("kind") == "umt5",
         "decoder_start_id": s["decoder_start_token_id"],
         "vocab_multiple": 1,
     }

@@ -104,7 +104,7 @@ def config_from_hf(values: Mapping[str, Any], *, own_head: bool, where: str) -> 
     if settings.problems:
         raise CheckpointError(f"{where} describes a model that is not supported:\n  " + "\n  ".join(settings.problems))
     try:
-        return T5Config(**fields) if model_type == "t5" else DecoderConfig(**fields)
+        return DecoderConfig(**fields) if model_type == "llama" else T5Config(**fields)
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
 
@@ -194,7 +194,22 @@ def _read_t5(s: _Settings, own_head: bool) -> dict[str, Any]:
     }
 
 
-_READERS: dict[str, Callable[[_Settings, bool], dict[str, Any]]] = {"llama": _read_llama, "t5": _read_t5}
+def _read_mt5(s: _Settings, own_head: bool) -> dict[str, Any]:
+    """mT5 is T5 1.1: whatever a file says of ties, nothing is scaled."""
+    return _read_t5(s, own_head) | {"scale_decoder_outputs": False}
+
+
+def _read_umt5(s: _Settings, own_head: bool) -> dict[str, Any]:
+    s.only("scalable_attention", True)
+    return _read_t5(s, own_head) | {"bias_per_layer": True}
+
+
+_READERS: dict[str, Callable[[_Settings, bool], dict[str, Any]]] = {
+    "llama": _read_llama,
+    "t5": _read_t5,
+    "mt5": _read_mt5,
+    "umt5": _read_umt5,
+}
 
 
 def _llama_to_hf(c: DecoderConfig, context_length: int) -> dict[str, Any]:
@@ -230,11 +245,12 @@ def _t5_to_hf(c: T5Config) -> dict[str, Any]:
             "transformers has no T5 whose head is its own and whose outputs are scaled (tie_embeddings=False with "
             "scale_decoder_outputs=True); it cannot be exported"
         )
+    kind = "umt5" if c.bias_per_layer else "t5"
     plain = {"silu": "silu", "relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_new"}
     gated = {"silu": "gated-silu", "relu": "gated-relu", "gelu": "gated-gelu_python", "gelu_tanh": "gated-gelu"}
     return {
-        "architectures": ["T5ForConditionalGeneration"],
-        "model_type": "t5",
+        "architectures": [f"{kind.upper()}ForConditionalGeneration"],
+        "model_type": kind,
         "d_ff": c.mlp_dim,
         "d_kv": c.head_dim,
         "d_model": c.emb_dim,

@@ -90,19 +90,22 @@ def llama_layout(c: DecoderConfig) -> HfLayout:
 
 
 def t5_layout(c: T5Config) -> HfLayout:
-    """The tensors of `T5ForConditionalGeneration`; a tied head has none."""
+    """The tensors of `T5ForConditionalGeneration` and `UMT5ForConditionalGeneration`; a tied head has none."""
     top = {SHARED: _table(c)}
     if not c.tie_embeddings:
         top[HEAD] = _head(c)
     copies = {f"{side}.embed_tokens.weight": SHARED for side in ("encoder", "decoder")}
     if c.tie_embeddings:
         copies[HEAD] = SHARED
-    bias = "block.0.layer.0.SelfAttention.relative_attention_bias.weight"
+    bias = "layer.0.SelfAttention.relative_attention_bias.weight"
     for side in ("encoder", "decoder"):
         top[f"{side}.final_layer_norm.weight"] = _vector(f"{side}/{side}_norm/scale", c.emb_dim)
-        top[f"{side}.{bias}"] = _matrix(f"{side}/relpos_bias/rel_embedding", c.relative_buckets, c.num_heads)
-    encoder = _t5_sublayers(c, ("attention", "mlp"))
-    decoder = _t5_sublayers(c, ("self_attention", "encoder_decoder_attention", "mlp"))
+        if not c.bias_per_layer:
+            where = f"{side}/relpos_bias/rel_embedding"
+            top[f"{side}.block.0.{bias}"] = _matrix(where, c.relative_buckets, c.num_heads)
+    own = {bias: _matrix("relpos_bias/rel_embedding", c.relative_buckets, c.num_heads)} if c.bias_per_layer else {}
+    encoder = own | _t5_sublayers(c, ("attention", "mlp"))
+    decoder = own | _t5_sublayers(c, ("self_attention", "encoder_decoder_attention", "mlp"))
     stacks = (
         HfStack("encoder.block.{i}.", "encoder", c.num_encoder_layers, encoder),
         HfStack("decoder.block.{i}.", "decoder", c.num_decoder_layers, decoder),
