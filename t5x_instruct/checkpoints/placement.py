@@ -19,11 +19,13 @@ class LazyTensor(NamedTuple):
         shape: of the whole parameter.
         pieces: each reads one layer, `shape[1:]`, of a parameter stacked over layers; or a single one reads it all.
         stacked: whether the pieces are layers.
+        part: reads any box of it, where a format can do so without reading more; (start, stop) of each axis.
     """
 
     shape: tuple[int, ...]
     pieces: Sequence[Callable[[], np.ndarray]]
     stacked: bool
+    part: Callable[[Index], np.ndarray] | None = None
 
     def read(self) -> np.ndarray:
         """All of it, float32, in host memory."""
@@ -35,10 +37,33 @@ class LazyTensor(NamedTuple):
         return whole
 
 
+class LayerReader:
+    """Parameters a layer at a time; one that has to be read as a whole is kept until another is wanted.
+
+    Args:
+        tensors: name -> parameter.
+    """
+
+    def __init__(self, tensors: Mapping[str, LazyTensor]):
+        self._tensors = tensors
+        self._kept: tuple[str, np.ndarray] | None = None
+
+    def read(self, name: str, layer: int | None) -> np.ndarray:
+        """One layer of a parameter that is stacked over layers, or (None) all of a parameter."""
+        tensor = self._tensors[name]
+        if tensor.stacked and layer is not None:
+            return tensor.pieces[layer]()
+        if self._kept is None or self._kept[0] != name:
+            self._kept = None  # before the next is read: memory holds one
+            self._kept = (name, tensor.read())
+        whole = self._kept[1]
+        return whole if layer is None else whole[layer]
+
+
 def place_params(tensors: Mapping[str, LazyTensor], shardings: Any | None) -> dict[str, Any]:
     """Reads parameters and puts each on the devices before the next one is read.
 
-    Host memory at any time: this host's part of one parameter and one piece of it.
+    Host memory at any time: this host's part of one parameter and, unless the format reads parts, one piece of it.
 
     Args:
         tensors: name like `decoder/decoder_norm/scale` → tensor.
@@ -82,7 +107,17 @@ def _place(tensor: LazyTensor, sharding: jax.sharding.Sharding) -> jax.Array:
         device: _bounds(index, tensor.shape)
         for device, index in sharding.addressable_devices_indices_map(tensor.shape).items()
     }
-    parts = {index: np.empty([stop - start for start, stop in index], np.float32) for index in indices.values()}
+    if tensor.part is not None:
+        parts = {index: tensor.part(index) for index in dict.fromkeys(indices.values())}
+    else:
+        parts = _cut(tensor, list(indices.values()))
+    arrays = [jax.device_put(parts[index], device) for device, index in indices.items()]
+    return jax.make_array_from_single_device_arrays(tensor.shape, sharding, arrays)
+
+
+def _cut(tensor: LazyTensor, indices: Iterable[Index]) -> dict[Index, np.ndarray]:
+    """The parts of a parameter that is read piece by piece."""
+    parts = {index: np.empty([stop - start for start, stop in index], np.float32) for index in indices}
     if tensor.stacked:
         for i, piece in enumerate(tensor.pieces):
             holders = [index for index in parts if index[0][0] <= i < index[0][1]]
@@ -94,8 +129,7 @@ def _place(tensor: LazyTensor, sharding: jax.sharding.Sharding) -> jax.Array:
         whole = tensor.pieces[0]()
         for index, part in parts.items():
             part[...] = whole[_slices(index)]
-    arrays = [jax.device_put(parts[index], device) for device, index in indices.items()]
-    return jax.make_array_from_single_device_arrays(tensor.shape, sharding, arrays)
+    return parts
 
 
 def _bounds(index: tuple[slice, ...] | None, shape: tuple[int, ...]) -> Index:

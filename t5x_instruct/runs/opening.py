@@ -27,6 +27,13 @@ from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, tree_shardings
 from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
 
+#: What helps where a checkpoint has no vocabulary.
+NAME_VOCABULARY = (
+    "name it in ModelSettings.vocabulary. That of T5 1.1 and Flan-T5 is the SentencePiece model of "
+    "gs://t5-data/vocabs/cc_all.32000.100extra with T5's sentinels, 'sentencepiece.model+100'; mT5's that of "
+    "mc4.250000.100extra; ByT5's 'bytes+125'"
+)
+
 
 class OpenedModel(NamedTuple):
     """A model whose parameters are not read yet.
@@ -36,12 +43,14 @@ class OpenedModel(NamedTuple):
         vocabulary: its vocabulary.
         params_fn: shardings -> parameters, from the checkpoint or freshly drawn.
         description: where it comes from, for people.
+        imported_step: steps the checkpoint says it was trained for; the run counts its own from 0.
     """
 
     model: Model
     vocabulary: Vocabulary
     params_fn: Callable[[Any], Params]
     description: str
+    imported_step: int | None = None
 
 
 def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
@@ -65,7 +74,7 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
         raise ConfigError([*found, f"leave ModelSettings.config out to take what {where} says, or correct it"])
     vocabulary = load_vocabulary(settings.vocabulary) if settings.vocabulary else source and source.vocabulary
     if config is None or vocabulary is None:
-        raise ConfigError("the checkpoint has no configuration or vocabulary of its own; name both")
+        raise ConfigError(f"{source and source.description} has no vocabulary of its own; {NAME_VOCABULARY}")
     if vocabulary.vocab_size > config.vocab_size:
         raise ConfigError(
             f"the vocabulary has {vocabulary.vocab_size} ids, the model's vocab_size is {config.vocab_size}; "
@@ -73,7 +82,7 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
         )
     model = make_model(settings.overridden(config))
     if source is not None:
-        return OpenedModel(model, vocabulary, source.params_fn, source.description)
+        return OpenedModel(model, vocabulary, source.params_fn, source.description, source.step)
 
     def init(shardings: Any) -> Params:
         return jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))

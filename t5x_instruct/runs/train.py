@@ -206,6 +206,7 @@ class _Stages:
                 "held_out": [task.name for task in self.mixture.held_out_tasks],
                 "left_out": dict(self.mixture.left_out),
                 "model": self.opened.description,
+                "imported_step": self.opened.imported_step,
                 "parameters": num_parameters(self.parts.state.params),
                 "warnings": self.checked.warnings,
                 "environment": environment,

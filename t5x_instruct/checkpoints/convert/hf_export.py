@@ -17,7 +17,7 @@ from t5x_instruct.checkpoints.convert.hf_names import our_params
 from t5x_instruct.checkpoints.convert.hf_tables import HEAD, HfTensor, layout_of
 from t5x_instruct.checkpoints.convert.hf_tokenizer import GENERATION_FILE, special_ids, write_hf_vocabulary
 from t5x_instruct.checkpoints.convert.safetensors_folder import INDEX_FILE, SINGLE_FILE
-from t5x_instruct.checkpoints.placement import LazyTensor, check_names
+from t5x_instruct.checkpoints.placement import LayerReader, LazyTensor, check_names
 from t5x_instruct.common.errors import CheckpointError, unknown
 from t5x_instruct.common.io import sync_folder, write_json
 from t5x_instruct.data.vocabularies import Vocabulary
@@ -134,7 +134,7 @@ def _write_tensors(
     names = [SINGLE_FILE]
     if len(files) > 1:
         names = [f"model-{i + 1:05}-of-{len(files):05}.safetensors" for i in range(len(files))]
-    reader = _Reader(tensors)
+    reader = LayerReader(tensors)
     for name, held in zip(names, files, strict=True):
         with open(folder / name, "wb") as file:
             _write_file(file, held, reader, kind)
@@ -159,7 +159,7 @@ def _files(entries: list[_Entry], kind: _Type, max_file_bytes: int) -> Iterator[
     yield held
 
 
-def _write_file(file: BinaryIO, entries: list[_Entry], reader: "_Reader", kind: _Type) -> None:
+def _write_file(file: BinaryIO, entries: list[_Entry], reader: LayerReader, kind: _Type) -> None:
     """One safetensors file.
 
     Source: the format's description, github.com/huggingface/safetensors: the header's length as a little-endian
@@ -174,27 +174,8 @@ def _write_file(file: BinaryIO, entries: list[_Entry], reader: "_Reader", kind: 
     text += b" " * (-len(text) % _ALIGNMENT)
     file.write(struct.pack("<Q", len(text)) + text)
     for entry in entries:
-        array = np.ascontiguousarray(entry.tensor.to_theirs(reader.read(entry)), kind.numpy)
+        array = np.ascontiguousarray(entry.tensor.to_theirs(reader.read(entry.ours, entry.layer)), kind.numpy)
         file.write(array.reshape(-1).view(np.uint8).data)
-
-
-class _Reader:
-    """Our parameters a layer at a time; one that has to be read as a whole is kept until another is wanted."""
-
-    def __init__(self, tensors: Mapping[str, LazyTensor]):
-        self._tensors = tensors
-        self._kept: tuple[str, np.ndarray] | None = None
-
-    def read(self, entry: _Entry) -> np.ndarray:
-        tensor = self._tensors[entry.ours]
-        if tensor.stacked:
-            assert entry.layer is not None
-            return tensor.pieces[entry.layer]()
-        if self._kept is None or self._kept[0] != entry.ours:
-            self._kept = None  # before the next is read: memory holds one
-            self._kept = (entry.ours, tensor.read())
-        whole = self._kept[1]
-        return whole if entry.layer is None else whole[entry.layer]
 
 
 def _num_bytes(entry: _Entry, kind: _Type) -> int:
