@@ -171,6 +171,7 @@ def _register(name: str, path: str) -> None:
         templates=[*EXPLAINED, *DIRECT],
         metrics=[exact_match],
         postprocess_fn=final_answer,
+        dataset=name,
     )
     for form, shots in (("zsopt", (0, 0)), ("fsopt", SHOTS)):
         add_rendering(f"{task}_{form}", task, templates=EXPLAINED, shots=shots)

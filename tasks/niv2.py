@@ -157,7 +157,7 @@ def _register_task(name: str, listed: _Listed, shots: int, prefix: str) -> bool:
         preprocessors=[RowStep(functools.partial(draw_answer, task=name), {"answer": 0})],
         templates=[TEMPLATE],
         metrics=[best_rouge_l, exact_match],
-        dataset="mmlu" if listed.is_from_mmlu else None,
+        dataset="mmlu" if listed.is_from_mmlu else head.source,
     )
     return True
 

@@ -60,9 +60,13 @@ class Instance(NamedTuple):
 
 
 class TaskFile(NamedTuple):
-    """What a file has; without definition or instances it makes no task."""
+    """What a file has; without definition or instances it makes no task.
+
+    `source` names the data sets that the instances were made from, parted by ';'.
+    """
 
     category: str | None = None
+    source: str | None = None
     definition: str | None = None
     examples: tuple[Example, ...] = ()
     instances: tuple[Instance, ...] = ()
@@ -268,6 +272,7 @@ def parse(text: str, path: str, max_instances: int | None = None) -> TaskFile:
     name = os.path.basename(path).removesuffix(".json")
     return TaskFile(
         category=_first_text(fields, "Categories", path, problems),
+        source="; ".join(filter(None, map(str.strip, _texts(fields.get("Source"))))) or None,
         definition=_first_text(fields, "Definition", path, problems),
         examples=tuple(_examples(fields.get("Positive Examples"), path, problems)),
         instances=tuple(_instances(items, name, path, problems)),

@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.common.quiet_tensorflow import import_tensorflow
+from t5x_instruct.data.task_modules import DEFAULT_MODULES
 
 SPLIT = "validation"
 FEATURES = ("inputs", "targets")
@@ -17,7 +19,7 @@ def add_module_arguments(parser: argparse.ArgumentParser) -> None:
         "--module",
         action="append",
         metavar="M",
-        help="module or .py file that registers tasks, repeatable (default: tasks, the package's own)",
+        help="module or .py file that registers tasks, repeatable (default: tasks.starter and tasks.flan2021)",
     )
     parser.add_argument(
         "--module_option",
@@ -26,6 +28,29 @@ def add_module_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MODULE.NAME=VALUE",
         help="setting of a task module, e.g. tasks.cot.FOLDER=/data/cot; repeatable",
     )
+
+
+def add_task_choice(parser: argparse.ArgumentParser) -> None:
+    """Adds the mixture whose tasks are meant, which may be left out, and the modules that register it."""
+    parser.add_argument("mixture", nargs="?", help="only the tasks of this mixture or task (default: all tasks)")
+    add_module_arguments(parser)
+
+
+def chosen_tasks(args: argparse.Namespace) -> list[str]:
+    """The names of the tasks that the arguments of `add_task_choice` mean, after their modules are imported.
+
+    Raises:
+        ConfigError: a module cannot be imported, the mixture does not exist, or nothing is registered.
+    """
+    import_tensorflow()
+    from t5x_instruct.data.task_modules import import_task_modules
+    from t5x_instruct.data.tasks import all_tasks, tasks_in
+
+    import_task_modules(modules_of(args), module_options(args))
+    names = tasks_in(args.mixture) if args.mixture else all_tasks()
+    if not names:
+        raise ConfigError(f"{', '.join(modules_of(args))}: no task is registered there; name another --module")
+    return names
 
 
 def add_mixture_arguments(parser: argparse.ArgumentParser) -> None:
@@ -88,7 +113,7 @@ def read_lengths(text: str | None, *, both: bool = False) -> dict[str, int]:
 
 def modules_of(args: argparse.Namespace) -> tuple[str, ...]:
     """The task modules that were asked for."""
-    return tuple(args.module or ("tasks",))
+    return tuple(args.module or DEFAULT_MODULES)
 
 
 def read_pairs(words: Sequence[str], option: str) -> dict[str, str]:

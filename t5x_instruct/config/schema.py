@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from t5x_instruct.data.task_modules import DEFAULT_MODULES
+
 # Gin name -> "module:attribute" of a dataclass or function with plain arguments. A module is
 # imported only when a configuration mentions the name.
 CONFIGURABLES: dict[str, str] = {
@@ -80,7 +82,7 @@ MACROS: dict[str, Macro] = {
     # The data.
     "MIXTURE_OR_TASK_NAME": Macro(str, "registered mixture or task", _by("train", "eval", default=REQUIRED)),
     "MIXTURE_OR_TASK_MODULE": Macro(
-        _NAMES, "module or .py file that registers it", _by("train", "eval", default=("tasks",)), repeatable=True
+        _NAMES, "module or .py file that registers it", _by("train", "eval", default=DEFAULT_MODULES), repeatable=True
     ),
     "MODULE_OPTIONS": Macro(
         dict[str, str],

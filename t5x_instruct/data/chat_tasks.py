@@ -32,6 +32,7 @@ from t5x_instruct.data.tasks import (
     calling_place,
     check_free,
     describe_source,
+    identity_of,
     register_task,
 )
 
@@ -54,10 +55,9 @@ class Conversations(RowSource):
         fields: Sequence[str] = (),
         description: str = "conversations in Python",
     ):
-        if isinstance(splits, RowSource):
-            description, splits = splits.description, splits.unchecked
-        rows = {split: functools.partial(_rows_of, rows, tuple(fields)) for split, rows in splits.items()}
-        super().__init__(rows, description)
+        given = splits if isinstance(splits, RowSource) else RowSource(splits, description)
+        rows = {split: functools.partial(_rows_of, rows, tuple(fields)) for split, rows in given.unchecked.items()}
+        super().__init__(rows, given.description)
 
 
 def add_chat_task(
@@ -103,6 +103,8 @@ def add_chat_task(
     check_free(name, where)
     if replies not in get_args(Replies):
         raise ConfigError(f"{where}: task {name!r}: replies: {unknown('choice', replies, get_args(Replies))}")
+    if dataset is None and isinstance(source, seqio.DataSource):
+        dataset = identity_of(source)
     if not isinstance(source, seqio.DataSource) or (
         isinstance(source, RowSource) and not isinstance(source, Conversations)
     ):

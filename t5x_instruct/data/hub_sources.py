@@ -45,6 +45,8 @@ class HuggingFace(FileSource):
         super().__init__(splits or {"train": "train"}, read, where, fields=fields, **shaping)
         # The paths of a folder's files, so that a change in one of them is seen.
         self.files = tuple(sorted(str(path) for path in Path(name).rglob("*") if path.is_file()))
+        if not self.files:  # a folder's name says nothing
+            self.dataset_identity = "/".join(filter(None, ("hf:" + name, config)))
 
 
 def read_dataset(

@@ -10,6 +10,7 @@ import gzip
 import hashlib
 import itertools
 import json
+import math
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -48,9 +49,18 @@ class RowSource(seqio.DataSource):
         splits: for each split's name its rows: a sequence of dicts, or a function that gives them
             anew at each call. All rows of a split have the same fields.
         description: what the source is, for listings and messages.
+
+    Raises:
+        ConfigError: something else than splits with rows.
     """
 
+    dataset_identity: str | None = None
+    """The public data set that the rows are of (see `tasks.TaskInfo`); None where the source does not know."""
+
     def __init__(self, splits: Mapping[str, Rows], description: str = "rows in Python"):
+        if not isinstance(splits, Mapping):
+            given = type(splits).__name__
+            raise ConfigError(f"{description}: {given} is no source; give {{'train': rows}} or a source such as Jsonl")
         self._rows = dict(splits)
         self._counts: dict[str, int] = {}
         self.description = description
@@ -125,7 +135,7 @@ class RowSource(seqio.DataSource):
             )
         first = next(self.rows(split), None)
         if first is None:
-            raise DataError(f"{self._name(split)} has no rows")
+            raise DataError(f"{self._name(split)} has no rows; give it some, or leave the split out")
         return _dataset(lambda: self.rows(split), first)
 
     def _split(self, split: str) -> Rows:
@@ -360,7 +370,8 @@ def split_by_key(rows: Iterable[Row], key: Callable[[Row], str], validation_perc
 
 def in_validation(key: str, validation_percent: int) -> bool:
     """Whether a key belongs to validation: a fixed function of the key's text and the percentage."""
-    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    # Half of a surrogate pair has a hash too: rows that have one are refused, with their place, when they are read.
+    digest = hashlib.blake2b(key.encode(errors="surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "little") % 100 < validation_percent
 
 
@@ -429,16 +440,16 @@ def raw_lines(path: str) -> Iterator[bytes]:
 def _split_lines(blocks: Iterator[bytes], path: str) -> Iterator[bytes]:
     # TensorFlow's own reading of lines drops carriage returns, which cells of CSV may have.
     begun: list[bytes] = []
-    size = 0
+    size, number = 0, 1
     for block in blocks:
         *whole, rest = block.split(b"\n")
         for line in whole:
             yield b"".join([*begun, line, b"\n"])
-            begun, size = [], 0
+            begun, size, number = [], 0, number + 1
         begun.append(rest)
         size += len(rest)
         if size > MAX_LINE_BYTES:
-            raise DataError(f"{path}: a line has more than {MAX_LINE_BYTES} bytes; one row is one line")
+            raise DataError(f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; one row is one line")
     if size:
         yield b"".join(begun)
 
@@ -457,6 +468,8 @@ def _check_value(name: str, value: Any, place: str) -> str | list[str]:
     if isinstance(value, str):
         return _checked_text(name, value, place)
     if isinstance(value, int | float) and not isinstance(value, bool):
+        if not math.isfinite(value):
+            raise DataError(f"{place}: the field {name!r} is {value}, which is no number; correct the row")
         return str(value)
     if isinstance(value, list | tuple) and all(isinstance(part, str) for part in value):
         return [_checked_text(name, part, place) for part in value]

@@ -12,6 +12,9 @@ from types import ModuleType
 
 from t5x_instruct.common.errors import ConfigError, InstructError, unknown
 
+DEFAULT_MODULES = ("tasks.starter", "tasks.flan2021")
+"""The package's own collections that need no folder of files; importing them reads no data."""
+
 _OPTIONS: dict[str, str] = {}
 _OPTIONS_READ: dict[str, str | None] = {}
 

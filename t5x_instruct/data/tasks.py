@@ -45,8 +45,8 @@ class TaskInfo:
         templates: the instruction templates; none for a plain seqio task.
         source: what the rows come from, for people.
         where: 'file:line' of the registration.
-        dataset: identity of the source data, such as 'tfds:super_glue/rte'; None where it is not known. Tasks with
-            the same one share source data.
+        dataset: identity of the source data, such as 'tfds:super_glue/rte'; of several, parted by ';'. None where it
+            is not known. Tasks with the same one share source data (see `sharing.data_sets`).
         base: the task whose rows it shows in another form (`add_rendering`), or itself.
     """
 
@@ -101,23 +101,22 @@ def add_task(
         preprocessors: seqio preprocessors run on the rows before the templates.
         postprocess_fn: replaces `accept_answers`; called as seqio calls it.
         output_features: the features; without it those of the model that is trained.
-        dataset: identity of the source data, see `TaskInfo`.
+        dataset: identity of the source data, see `TaskInfo`; without it what the source knows of it.
 
     Returns:
         The registered seqio task.
 
     Raises:
-        ConfigError: the name is taken (saying where) or not allowed, or there is no template.
+        ConfigError: the name is taken (saying where) or not allowed, there is no template, or something is of
+            another type.
     """
     where = calling_place()
     check_free(name, where)
-    if not templates:
-        raise ConfigError(f"{where}: task {name!r} has no templates; give at least one")
     form = OptionForm(check_options_shown(options), letters)
     filled = _usable_templates(templates, form, f"{where}: task {name!r}")
     rows = source if isinstance(source, seqio.DataSource) else RowSource(source, f"rows of {where}")
     return register_task(
-        TaskInfo(name, cluster, filled, describe_source(rows), where, dataset=dataset),
+        TaskInfo(name, cluster, filled, describe_source(rows), where, dataset=dataset or identity_of(rows)),
         rows,
         preprocessors=[*preprocessors, *preprocessors_for(name, filled, form)],
         output_features=output_features or model_features(),
@@ -203,6 +202,10 @@ def _usable_templates(
     inverted: Literal["only", "never"] | None = None,
 ) -> tuple[Template, ...]:
     """The templates that suit, as `Template`s; there is at least one."""
+    if isinstance(templates, str | Template):  # a text would be taken for a list of its letters
+        raise ConfigError(f"{what}: templates is one template; give a list of them, with it in it")
+    if not templates:
+        raise ConfigError(f"{what} has no templates; give at least one")
     filled = tuple(Template(t) if isinstance(t, str) else t for t in templates)
     if inverted is not None:
         filled = tuple(t for t in filled if t.is_inverted == (inverted == "only"))
@@ -240,8 +243,13 @@ def register_task(
         The registered seqio task.
 
     Raises:
-        ConfigError: seqio refuses it, for instance for its name.
+        ConfigError: seqio refuses it, for instance for its name; metrics are no functions.
     """
+    if not isinstance(metrics, Sequence) or isinstance(metrics, str) or not all(map(callable, metrics)):
+        raise ConfigError(
+            f"{info.where}: task {info.name!r}: metrics is {metrics!r}; give a list of functions, such as those of"
+            " evaluation.metrics"
+        )
     try:
         task = seqio.TaskRegistry.add(
             info.name,
@@ -282,6 +290,11 @@ def add_mixture(name: str, tasks: Sequence[str | tuple[str, Rate]], rate: Rate |
         part, part_rate = (entry, rate) if isinstance(entry, str) else entry
         if part_rate is None:
             problems.append(f"{where}: mixture {name!r}: {part!r} has no rate; give one, or `rate`")
+        elif not callable(part_rate) and not (isinstance(part_rate, int | float) and 0 < part_rate < float("inf")):
+            problems.append(
+                f"{where}: mixture {name!r}: the rate of {part!r} is {part_rate!r}; it has to be a number above 0, or a"
+                " function of the task; leave a task out instead of giving it 0"
+            )
         elif part not in known:
             problems.append(f"{where}: mixture {name!r}: {_unknown_name(part)}")
         elif callable(part_rate):
@@ -388,7 +401,8 @@ def task_info(name: str) -> TaskInfo:
         raise ConfigError(unknown("task", name, seqio.TaskRegistry.names()))
     if name in _TASKS:
         return _TASKS[name]
-    return TaskInfo(name, name, (), describe_source(seqio.TaskRegistry.get(name).source), PLAIN_SEQIO)
+    source = seqio.TaskRegistry.get(name).source
+    return TaskInfo(name, name, (), describe_source(source), PLAIN_SEQIO, dataset=identity_of(source))
 
 
 def tasks_in(name: str) -> list[str]:
@@ -408,6 +422,11 @@ def tasks_in(name: str) -> list[str]:
     if name not in seqio.MixtureRegistry.names():
         raise ConfigError(_unknown_name(name))
     return [task.name for task in seqio.MixtureRegistry.get(name).tasks]
+
+
+def all_tasks() -> list[str]:
+    """Names of all registered tasks, sorted."""
+    return sorted(seqio.TaskRegistry.names())
 
 
 def tasks_registered_in(module: ModuleType) -> list[str]:
@@ -465,6 +484,13 @@ def calling_place() -> str:
     ):
         frame = frame.f_back
     return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+
+
+def identity_of(source: seqio.DataSource) -> str | None:
+    """The public data set that a source's rows are of, see `TaskInfo`; None where it is not known."""
+    if isinstance(source, seqio.TfdsDataSource):
+        return f"tfds:{source.tfds_dataset.name}"
+    return source.dataset_identity if isinstance(source, RowSource) else None
 
 
 def describe_source(source: Any) -> str:

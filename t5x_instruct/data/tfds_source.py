@@ -130,6 +130,7 @@ class TfdsRows(RowSource):
         data_dir: str | None = None,
     ):
         self.dataset = dataset
+        self.dataset_identity = f"tfds:{dataset}"
         self.slices = {name: split_slice(part) for name, part in splits.items()}
         self.make_row = row
         self.pinned = pinned

@@ -9,6 +9,7 @@ from typing import Any, get_args
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.data.prepare_spec import PrepareSpec, Templates
 from t5x_instruct.data.prompt_formats import PROMPT_FORMATS, default_prompt_format
+from t5x_instruct.data.task_modules import DEFAULT_MODULES
 from t5x_instruct.data.vocabularies import Vocabulary
 
 
@@ -84,7 +85,7 @@ class DataSettings:
     mixture_or_task_name: str
     task_feature_lengths: Mapping[str, int]
     batch_size: int
-    mixture_or_task_module: str | tuple[str, ...] = ("tasks",)
+    mixture_or_task_module: str | tuple[str, ...] = DEFAULT_MODULES
     hold_out: tuple[str, ...] = ()
     seed: int = 0
     variants: int = 1

@@ -75,7 +75,6 @@ def add_flan_task(
         metrics=metrics,
         options="shown",
         postprocess_fn=postprocess_fn,
-        dataset=f"tfds:{dataset}",
     )
     _REGISTERED.append(task.name)
     return task

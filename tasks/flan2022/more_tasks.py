@@ -76,7 +76,6 @@ add_task(
     templates=LAMBADA,
     metrics=[exact_match],
     options="shown",
-    dataset="tfds:lambada",
 )
 
 add_task(
@@ -92,5 +91,4 @@ add_task(
     templates=SCIENCE,
     metrics=[exact_match],
     options="shown",
-    dataset="tfds:unified_qa/ai2_science_middle",
 )

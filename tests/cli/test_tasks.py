@@ -32,6 +32,13 @@ add_mixture("cli_mixture", ["cli_capital", "cli_answer"], rate=1.0)
 """
 
 
+def test_without_a_module_the_collections_that_need_no_folder_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    listed = {row["task"]: row for row in run_json(capsys, "tasks", "list")}
+    assert listed["capital_of_country"]["cluster"] == "geography"
+    assert listed["flan2021_rte"]["dataset"] == "tfds:super_glue/rte"
+    assert sum(name.startswith("flan2021_") for name in listed) == 69
+
+
 @pytest.fixture(scope="module")
 def module(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("tasks") / "cli_tasks.py"

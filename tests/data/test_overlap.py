@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.data.overlap import Texts, find_overlap, texts_of_tasks
-from t5x_instruct.data.sharing import TaskIdentity, dataset_names, refuse_shared, shared_data
+from t5x_instruct.data.sharing import TaskIdentity, data_sets, refuse_shared, shared_data
 from t5x_instruct.data.word_hashes import runs_of, words_of
 from tests.data.in_memory import mixture_of, task_of
 
@@ -117,17 +117,52 @@ def test_prepared_texts_are_read_in_order():
 
 
 @pytest.mark.parametrize(
-    ("dataset", "names"),
+    ("dataset", "sure", "likely"),
     [
-        (None, []),
-        ("tfds:super_glue/rte:1.0.3", ["super_glue", "super_glue/rte"]),
-        ("glue/rte", ["super_glue", "super_glue/rte"]),
-        ("hendrycks_test/astronomy", ["mmlu", "mmlu/astronomy"]),
-        ("squad", ["squad"]),
+        (None, [], []),
+        ("tfds:super_glue/rte:1.0.3", ["superglue/rte"], []),
+        ("glue/rte", ["superglue/rte"], []),
+        ("hendrycks_test/astronomy", ["mmlu/astronomy"], []),
+        ("Squad", ["squad"], []),
+        ("squad/v1.1", ["squad"], []),
+        ("wsc; enhanced_wsc; librispeech_asr,", ["superglue/wsc", "enhancedwsc", "librispeechasr"], []),
+        ("hf:openai/gsm8k/main", ["openai/gsm8k/main"], ["gsm8k/main"]),
+        ("hf:cosmos_qa", ["cosmosqa"], []),
+        (" ; ", [], []),
     ],
 )
-def test_a_data_set_has_wider_names(dataset, names):
-    assert dataset_names(dataset) == names
+def test_a_data_set_has_one_name_whoever_writes_it(dataset, sure, likely):
+    found = data_sets(dataset)
+    assert ["/".join(path) for path in found.sure] == sure
+    assert ["/".join(path) for path in found.likely] == likely
+
+
+@pytest.mark.parametrize(
+    ("trained", "evaluated", "same"),
+    [
+        ("gsm8k", "gsm8k", True),
+        ("gsm8k", "mgsm/th", True),
+        ("hf:openai/gsm8k/main", "gsm8k", True),
+        ("gsm8k", "hf:openai/gsm8k", True),
+        ("snli", "esnli", True),
+        ("commonsense_qa", "hf:cos_e/v1.11", True),
+        ("cosmosqa", "tfds:cosmos_qa", True),
+        ("tfds:winogrande", "hf:winogrande/winogrande_xl", True),
+        ("measuring_massive_multitask_language_understanding", "mmlu/anatomy", True),
+        ("hf:cais/mmlu/anatomy", "mmlu/anatomy", True),
+        ("tfds:squad/v1.1:3.0.0", "hf:squad_v2", True),
+        ("natural_questions", "tfds:natural_questions_open", True),
+        ("mmlu/law", "mmlu/anatomy", False),
+        ("tfds:anli/r1", "tfds:anli/r2", False),
+        ("hf:wiki_hop/original", "hf:duorc/original", False),
+        ("xsum", "xlsum", False),
+        ("wsc; enhanced_wsc", "tfds:super_glue/wsc", True),
+        (None, None, False),
+    ],
+)
+def test_data_sets_are_the_same_under_every_name(trained, evaluated, same):
+    for one, other in ((trained, evaluated), (evaluated, trained)):
+        assert bool(shared_data([identity("a", dataset=one)], [identity("b", dataset=other)])) == same
 
 
 def identity(name, base=None, dataset=None):
@@ -153,7 +188,7 @@ def test_what_tasks_share_is_named():
     assert [tuple(one) for one in shared_data(trained, evaluated)] == [
         ("rte", "rte", "are the same task"),
         ("mnli", "mnli_few_shot", "show the rows of the same task 'mnli'"),
-        ("mine", "boolq", "have the same source data 'super_glue/boolq'"),
+        ("mine", "boolq", "have the same source data 'bool_q'"),
         ("mmlu_law", "niv2_task0690", "have the same source data 'mmlu'"),
     ]
     assert [
@@ -173,7 +208,7 @@ def test_held_out_tasks_that_share_data_are_refused_unless_allowed():
     with pytest.raises(ConfigError) as refused:
         refuse_shared(mixture.train_tasks, mixture.held_out_tasks, allow_overlap=False)
     assert refused.value.problems == [
-        "evaluated 'held_a' and 'train_a', which is trained on, have the same source data 'super_glue/rte'",
+        "evaluated 'held_a' and 'train_a', which is trained on, have the same source data 'glue/rte'",
         "evaluated 'held_b' and 'train_b', which is trained on, show the rows of the same task 'shown'",
         "hold 'train_a', 'train_b' out of training as well, or set ALLOW_OVERLAP=True and know that these figures are "
         "not of unseen tasks",

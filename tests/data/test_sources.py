@@ -24,6 +24,23 @@ def rows_of(source, split="train"):
     return list(source.rows(split))
 
 
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        ('{"q": NaN, "answer": "a"}', "rows.jsonl:2: the field 'q' is nan, which is no number"),
+        ('{"q": 1e999, "answer": "a"}', "rows.jsonl:2: the field 'q' is inf, which is no number"),
+        ('{"q": "\\ud800", "answer": "a"}', "rows.jsonl:2: the field 'q' is no text: it has half of a surrogate pair"),
+    ],
+)
+@pytest.mark.parametrize("percent", [0, 50])
+def test_values_that_are_no_text_are_refused_by_their_line(tmp_path, line, problem, percent):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"q": "x", "answer": "a"}\n' + line + "\n")
+    source = Jsonl({"train": str(path)}, validation_percent=percent)
+    with pytest.raises(DataError, match=problem):
+        [rows_of(source, split) for split in source.splits]
+
+
 def test_csv_is_quoted_and_its_rows_may_have_lines(tmp_path):
     path = tmp_path / "rows.csv"
     path.write_bytes('\ufeffq,answer\r\n"a, ""b""\nc",d\r\n\r\n"",é\r\n'.encode())
@@ -84,7 +101,7 @@ def test_compressed_files(tmp_path, monkeypatch):
     monkeypatch.setattr(sources, "BLOCK_BYTES", 3)
     assert rows_of(Jsonl({"train": str(path)})) == [{"q": "a"}, {"q": "b"}]
     monkeypatch.setattr(sources, "MAX_LINE_BYTES", 5)
-    with pytest.raises(DataError, match=f"{path}: a line has more than 5 bytes"):
+    with pytest.raises(DataError, match=f"{path}:1: the line has more than 5 bytes"):
         rows_of(Jsonl({"train": str(path)}))
     for broken in (gzip.compress(b"{}\n" * 99)[:-9], b"not compressed"):
         path.write_bytes(broken)

@@ -15,6 +15,7 @@ from t5x_instruct.data.preprocessors import RenderContext, render_example, rende
 from t5x_instruct.data.sources import Jsonl, RowSource, Tsv, in_validation, read_tsv, split_by_key
 from t5x_instruct.data.task_modules import import_task_modules, module_option
 from t5x_instruct.data.tasks import add_mixture, add_task, clusters_of, proportional, task_info, tasks_in
+from t5x_instruct.data.tfds_source import TfdsRows
 from t5x_instruct.evaluation.metrics import exact_match
 from t5x_instruct.templates.prompts import Template
 
@@ -65,6 +66,36 @@ def test_a_task_is_a_seqio_task_with_what_seqio_does_not_know():
     first = examples_of(task)[0]
     assert first["targets_pretokenized"] == b"green"
     assert first["thing"] == b"grass"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "problem"),
+    [
+        ({"source": COLOURS}, r"rows of .*\.py:\d+: list is no source; give \{'train': rows\}"),
+        ({"source": "rows.jsonl"}, "str is no source"),
+        ({"templates": "What colour is {thing}?"}, "task 'colour': templates is one template; give a list"),
+        ({"templates": Template("What colour is {thing}?")}, "templates is one template"),
+        ({"templates": []}, "has no templates"),
+        ({"metrics": ["exact_match"]}, r"task 'colour': metrics is \['exact_match'\]; give a list of functions"),
+        ({"metrics": exact_match}, "give a list of functions"),
+    ],
+)
+def test_what_is_of_another_type_is_refused_where_it_is_written(wrong, problem):
+    with pytest.raises(ConfigError, match=problem):
+        add(**wrong)
+
+
+def test_the_data_set_is_known_where_the_source_is_a_registry():
+    source = TfdsRows("glue/cola", {"train": "train"}, dict)
+    add("found", source=source)
+    add("named", source=source, dataset="cola")
+    assert [task_info(name).dataset for name in ("found", "named")] == ["tfds:glue/cola", "cola"]
+    seqio.TaskRegistry.add(
+        "plain_tfds", seqio.TfdsDataSource("glue/rte:2.0.0"), output_features={"targets": FEATURES["targets"]}
+    )
+    assert task_info("plain_tfds").dataset == "tfds:glue/rte:2.0.0"
+    add("mine")
+    assert task_info("mine").dataset is None
 
 
 def test_metrics_of_seqio_get_all_accepted_answers():
@@ -200,6 +231,9 @@ def test_mixtures():
     assert len(caught.value.problems) == 3
     with pytest.raises(ConfigError, match="no tasks"):
         add_mixture("empty", [], rate=1.0)
+    for rate in ("1.0", 0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match=r"test_tasks.py:\d+: mixture 'bad': the rate of 'a1' is .* above 0"):
+            add_mixture("bad", [("a1", rate)])
     with pytest.raises(ConfigError, match="unknown task or mixture 'al'; nearest: 'all'"):
         tasks_in("al")
 

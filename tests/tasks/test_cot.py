@@ -43,6 +43,7 @@ def rendered(task, split):
 def test_tasks_are_those_of_the_files(cot):
     assert tasks_in("cot") == ["cot_gsm8k", "cot_strategyqa"]
     info = task_info("cot_gsm8k")
+    assert info.dataset == task_info("cot_gsm8k_fsopt").dataset == "gsm8k"  # that of the benchmark
     assert info.cluster == "cot_gsm8k"
     assert info.source.endswith("gsm8k_train.tsv")
     assert len(info.templates) >= 4

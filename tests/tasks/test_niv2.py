@@ -65,7 +65,7 @@ def niv2(tmp_path_factory):
     """The module, imported with the settings of a small folder."""
     tasks = {
         "task001_odd": a_task(),
-        "task002_hyphen-ated": a_task(category="Misc."),
+        "task002_hyphen-ated": a_task(category="Misc.", Source=["wsc", "enhanced_wsc"]),
         "task003_test": a_task(130, "Title Generation"),
         "task664_mmmlu_a": a_task(category="Question Answering"),
         "task684_b": a_task(category="Question Answering"),
@@ -102,6 +102,11 @@ def read_rows(path, part="train", shots=2):
 def test_tasks_clusters_and_mixtures(niv2):
     assert tasks_in("niv2_train") == ["niv2_task001_odd", "niv2_task002_hyphen_ated", "niv2_task684_b"]
     assert tasks_in("niv2_test") == ["niv2_task003_test"]
+    assert [task_info(f"niv2_task{name}").dataset for name in ("002_hyphen_ated", "684_b", "664_mmmlu_a")] == [
+        "wsc; enhanced_wsc",
+        None,
+        "mmlu",
+    ]
     assert tasks_in("niv2") == sorted(tasks_in("niv2_train") + tasks_in("niv2_test"))
     assert clusters_of("niv2") == {
         "niv2_misc": ["niv2_task002_hyphen_ated"],

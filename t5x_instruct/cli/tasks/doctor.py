@@ -6,10 +6,9 @@ import urllib.parse
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from t5x_instruct.cli.data_arguments import add_module_arguments, module_options, modules_of
+from t5x_instruct.cli.data_arguments import add_task_choice, chosen_tasks
 from t5x_instruct.cli.output import BOLD, add_json_argument, colour, print_error, print_json, print_table
 from t5x_instruct.common.errors import EXIT_DONE, EXIT_FAULT, InstructError
-from t5x_instruct.common.quiet_tensorflow import import_tensorflow
 
 TABLE = ("task", "cluster", "status", "dataset", "version", "pinned")
 TRIED_FIRST = 16  # to see whether there is a network
@@ -18,25 +17,20 @@ STATUSES = ("ready", "downloadable", "manual", "gone")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the action's arguments."""
-    parser.add_argument("mixture", nargs="?", help="only the tasks of this mixture or task (default: all tasks)")
+    add_task_choice(parser)
     parser.add_argument(
         "--download", action="store_true", help="download and prepare what is not here, with TensorFlow Datasets"
     )
-    add_module_arguments(parser)
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Looks at each task's data and says what is to be done."""
-    import_tensorflow()
+    names = chosen_tasks(args)
     import seqio
 
     from t5x_instruct.data.source_states import state_of
-    from t5x_instruct.data.task_modules import import_task_modules
-    from t5x_instruct.data.tasks import tasks_in
 
-    import_task_modules(modules_of(args), module_options(args))
-    names = tasks_in(args.mixture) if args.mixture else sorted(seqio.TaskRegistry.names())
     sources = {name: _asked(seqio.TaskRegistry.get(name).source) for name in names}
     failed = _download(sources) if args.download else 0
     states = {name: state_of(source) for name, source in sources.items()}

@@ -3,32 +3,27 @@
 import argparse
 from typing import Any
 
-from t5x_instruct.cli.data_arguments import add_module_arguments, module_options, modules_of
+from t5x_instruct.cli.data_arguments import add_task_choice, chosen_tasks
 from t5x_instruct.cli.output import add_json_argument, print_table
 from t5x_instruct.common.errors import ConfigError, unknown
-from t5x_instruct.common.quiet_tensorflow import import_tensorflow
 
 COLUMNS = ("task", "cluster", "base", "source", "dataset", "status", "templates", "train", "validation", "metrics")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the action's arguments."""
-    parser.add_argument("mixture", nargs="?", help="only the tasks of this mixture (default: all tasks)")
+    add_task_choice(parser)
     parser.add_argument("--cluster", help="only this cluster")
-    add_module_arguments(parser)
     add_json_argument(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Lists the tasks."""
-    import_tensorflow()
+    names = chosen_tasks(args)
     import seqio
 
-    from t5x_instruct.data.task_modules import import_task_modules
-    from t5x_instruct.data.tasks import task_info, tasks_in
+    from t5x_instruct.data.tasks import task_info
 
-    import_task_modules(modules_of(args), module_options(args))
-    names = tasks_in(args.mixture) if args.mixture else sorted(seqio.TaskRegistry.names())
     rows = [_row(task_info(name), seqio.TaskRegistry.get(name)) for name in names]
     if args.cluster:
         clusters = {row["cluster"] for row in rows}
