@@ -69,7 +69,11 @@ def trained_tasks(checkpoint: str | None) -> list[TaskIdentity]:
     try:
         return [TaskIdentity(**task) for task in manifest["trained_on"]]
     except (KeyError, TypeError) as error:
-        raise DataError(f"{folder / 'manifest.json'} does not tell what was trained on ({error!r})") from error
+        raise DataError(
+            f"{folder / 'manifest.json'} does not tell what the model was trained on ({error!r}): it is damaged, or "
+            "of a version that did not write it; put it back, start the run's command once more, which writes it anew, "
+            "or name an exported folder of the model (t5x-instruct convert), of which nothing is known"
+        ) from error
 
 
 def score(

@@ -6,6 +6,8 @@ import pytest
 
 import t5x_instruct
 from t5x_instruct.cli import main as cli
+from t5x_instruct.common.errors import DataError
+from t5x_instruct.runs.evaluate import trained_tasks
 
 SHARED = {
     "MIXTURE_OR_TASK_NAME": "small",
@@ -68,6 +70,15 @@ def test_an_evaluation_on_what_the_model_was_trained_on_is_refused_unless_allowe
     ends = {line.split()[0]: line.split()[-1] for line in shown if line.startswith("small_")}
     assert ends == {"small_copy": "yes", "small_first": "yes", "small_last": "no"}
     assert "warning: small_copy: the model was trained on the same data (small_copy)" in shown
+
+
+def test_a_manifest_that_does_not_tell_what_was_trained_on_is_an_error_with_its_fix(tmp_path):
+    (tmp_path / "model.json").write_text("{}")
+    (tmp_path / "checkpoints").mkdir()
+    for manifest in ({}, {"trained_on": [{"name": "a"}]}, {"trained_on": "a"}):
+        (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+        with pytest.raises(DataError, match="manifest.json does not tell .*trained on.*put it back, start the run's"):
+            trained_tasks(str(tmp_path))
 
 
 def test_a_run_whose_responses_are_cut_is_stopped_before_its_first_step(prepared_root, tmp_path, capsys):
