@@ -2,7 +2,9 @@
 
 import dataclasses
 import math
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,7 +21,8 @@ class MeshConfig:
     """Sizes of the mesh's axes; at most one may be -1: "all devices that are left".
 
     Attributes:
-        replica: copies of the whole mesh (across slices, over the data-centre network).
+        replica: copies of the whole mesh, and the only axis that goes across slices, over the data-centre network: a
+            multiple of their number.
         data: data parallelism, parameters replicated.
         fsdp: data parallelism with parameters and optimizer state sharded.
         sequence: shards of the length axis.
@@ -58,23 +61,54 @@ class MeshConfig:
         return tuple(sizes)
 
 
-def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+def slice_count(devices: Sequence[Any]) -> int:
+    """How many TPU slices the devices are on; 1 where there are none.
+
+    Args:
+        devices: real ones, or descriptions of them.
+    """
+    if devices[0].platform != "tpu":
+        return 1
+    return len({getattr(device, "slice_index", None) or 0 for device in devices})
+
+
+def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     """Lays the devices out as the five-axis mesh, neighbours on the ICI torus kept close.
 
-    Axes are `AxisType.Auto`: the compiler places what the constraints leave open. (`jax.make_mesh` makes Explicit
-    axes, under which Flax's logical constraints raise.)
+    Several slices are parts of the replica axis: only it crosses the data-centre network, all other axes stay on a
+    slice's torus. Axes are `AxisType.Auto`: the compiler places what the constraints leave open. (`jax.make_mesh`
+    makes Explicit axes, under which Flax's logical constraints raise.)
 
     Args:
         config: sizes of the axes.
         devices: the devices to use; all of `jax.devices()` by default.
 
     Raises:
-        ConfigError: the sizes do not multiply to the number of devices.
+        ConfigError: the sizes do not multiply to the number of devices, or slices do not share the replicas evenly.
     """
     devices = list(jax.devices() if devices is None else devices)
     sizes = config.sizes(len(devices))
-    if devices[0].platform == "tpu":
+    if devices[0].platform != "tpu":
+        grid = np.asarray(devices).reshape(sizes)
+    elif (slices := slice_count(devices)) == 1:
         grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
     else:
-        grid = np.asarray(devices).reshape(sizes)
+        _check_slices(sizes[0], slices, devices)
+        within, between = (sizes[0] // slices, *sizes[1:]), (slices, *(1 for _ in sizes[1:]))
+        grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
     return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+
+
+def _check_slices(replica: int, slices: int, devices: Sequence[Any]) -> None:
+    """Refuses what slices cannot share evenly."""
+    if replica % slices:
+        works = [size for size in range(slices, len(devices) + 1, slices) if len(devices) % size == 0]
+        raise ConfigError(
+            f"mesh replica={replica}: the devices are on {slices} slices, and only the replica axis goes across slices, "
+            f"so that it has to be a multiple of {slices}; "
+            f"nearest that works: {{'replica': {min(works, key=lambda size: abs(size - replica))}}}"
+        )
+    counts = Counter(device.slice_index for device in devices)
+    if len(set(counts.values())) > 1:
+        shown = ", ".join(f"slice {index}: {count}" for index, count in sorted(counts.items()))
+        raise ConfigError(f"the slices do not have equally many devices ({shown}); a mesh needs equal slices")

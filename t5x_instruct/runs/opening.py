@@ -23,7 +23,7 @@ from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.models.api import Model
 from t5x_instruct.models.presets import contradictions, make_model
 from t5x_instruct.partitioning.fit import check_fit
-from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
+from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh, slice_count
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, tree_shardings
 from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSettings
 
@@ -242,7 +242,7 @@ def inference_mesh(abstract: Any, axes: Any) -> Mesh:
     """A mesh of all devices for parameters of any sizes.
 
     They are sharded (`fsdp`) over as many devices as divide both the number of devices and every axis that is to be
-    sharded; each such group of devices holds a copy (`data`). Where nothing divides, every device holds a copy. Rows
+    sharded; each such group of devices holds a copy (`data`, and `replica` across slices). Where nothing divides, every device holds a copy. Rows
     are spread over all devices either way.
 
     Args:
@@ -250,13 +250,15 @@ def inference_mesh(abstract: Any, axes: Any) -> Mesh:
         axes: the same tree with tuples of logical names as leaves.
     """
     sharded: list[int] = []
+    slices = slice_count(jax.devices())
 
     def collect(leaf: Any, names: tuple[str | None, ...]) -> None:
         sharded.extend(size for size, name in zip(leaf.shape, names, strict=True) if name in _SHARDED)
 
     jax.tree.map(collect, abstract, axes)
-    ways = math.gcd(jax.device_count(), *sharded)
-    return make_mesh(MeshConfig(data=jax.device_count() // ways, fsdp=ways))
+    on_a_slice = jax.device_count() // slices
+    ways = math.gcd(on_a_slice, *sharded)
+    return make_mesh(MeshConfig(replica=slices, data=on_a_slice // ways, fsdp=ways))
 
 
 _SHARDED = frozenset(name for name, mesh_axes in DEFAULT_RULES.items() if "fsdp" in mesh_axes)
