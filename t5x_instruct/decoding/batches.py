@@ -99,9 +99,19 @@ def spread_rows(mesh: Mesh | None, array: np.ndarray) -> Any:
         mesh: see `mesh_of`.
         array: [rows, ...], equal on every host.
     """
+    sharding = _rows_sharding(mesh, array)
+    return array if sharding is None else jax.device_put(array, sharding)
+
+
+def rows_shape(mesh: Mesh | None, array: np.ndarray) -> jax.ShapeDtypeStruct:
+    """What `spread_rows` would give, without the array: `mesh` may be of devices that are not there."""
+    return jax.ShapeDtypeStruct(array.shape, array.dtype, sharding=_rows_sharding(mesh, array))
+
+
+def _rows_sharding(mesh: Mesh | None, array: np.ndarray) -> NamedSharding | None:
     if mesh is None or array.shape[0] % math.prod(mesh.shape[axis] for axis in BATCH_AXES):
-        return array
-    return jax.device_put(array, batch_sharding(mesh))
+        return None
+    return batch_sharding(mesh)
 
 
 def to_host(array: jax.Array) -> np.ndarray:

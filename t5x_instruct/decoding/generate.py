@@ -12,7 +12,15 @@ from jax.sharding import Mesh
 from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.common.types import Params
 from t5x_instruct.decoding import beam
-from t5x_instruct.decoding.batches import SequenceBatch, mesh_of, on_mesh, plan_batches, spread_rows, to_host
+from t5x_instruct.decoding.batches import (
+    SequenceBatch,
+    mesh_of,
+    on_mesh,
+    plan_batches,
+    rows_shape,
+    spread_rows,
+    to_host,
+)
 from t5x_instruct.decoding.prompts import Prompts, reader_of
 from t5x_instruct.decoding.sampling import (
     GREEDY,
@@ -80,20 +88,11 @@ def generate(
     prompts = [np.asarray(prompt, np.int32) for prompt in prompts]
     reader = reader_of(model)
     _check_prompts(prompts, model.config.vocab_size, may_be_empty=not reader.needs_token())
-    how = _How(
-        model=model,
-        mesh=mesh_of(params),
-        max_new_tokens=max_new_tokens,
-        greedy=sampling.temperature == 0.0,
-        top_k=sampling.top_k,
-        nucleus=sampling.top_p < 1.0,
-        num_beams=sampling.num_beams,
-    )
-    numbers = np.asarray([sampling.temperature, sampling.top_p, sampling.length_penalty], np.float32)
-    most_rows = min(batch_size, max(batch_size // sampling.num_beams, 1))
+    how = _how(model, params, max_new_tokens, sampling)
+    numbers = _numbers(sampling)
     results: list[np.ndarray] = [np.zeros(0, np.int32)] * len(prompts)
     done = 0
-    for batch in plan_batches([len(prompt) for prompt in prompts], most_rows):
+    for batch in plan_batches([len(prompt) for prompt in prompts], _most_rows(batch_size, sampling)):
         rows = _Rows(reader.prompt_rows(batch, prompts, pad_id), *_names_and_dummies(batch, example_ids))
         rows = jax.tree.map(partial(spread_rows, how.mesh), rows)
         ids = np.asarray([eos_id, pad_id], np.int32)
@@ -104,6 +103,74 @@ def generate(
         if progress:
             progress(done, len(prompts))
     return results
+
+
+class TracedDecoding(NamedTuple):
+    """One batch of `generate`, traced and not run.
+
+    Attributes:
+        traced: the function that `generate` runs, ready to be compiled.
+        rows: rows of the batch.
+        prompt_length: slots of a prompt: the length asked for, rounded up to a bucket.
+        arguments: shapes of what it reads besides the parameters.
+        cache: shapes of the cache.
+    """
+
+    traced: jax.stages.Traced
+    rows: int
+    prompt_length: int
+    arguments: Any
+    cache: Any
+
+
+def trace_generate(
+    model: "Model",
+    params: Params,
+    *,
+    prompt_length: int,
+    max_new_tokens: int,
+    sampling: Sampling = GREEDY,
+    batch_size: int = 32,
+) -> TracedDecoding:
+    """What `generate` runs for one full batch, for parameters and devices that need not be there.
+
+    Args:
+        model: the model.
+        params: shapes, dtypes and shardings of its parameters.
+        prompt_length: tokens of each prompt.
+        max_new_tokens: see `generate`, as for all that follow.
+        sampling: how tokens are chosen.
+        batch_size: rows decoded at once, see `generate`.
+    """
+    reader, how = reader_of(model), _how(model, params, max_new_tokens, sampling)
+    prompts = [np.zeros(prompt_length, np.int32)] * _most_rows(batch_size, sampling)
+    batch = plan_batches([prompt_length] * len(prompts), len(prompts))[0]
+    rows = _Rows(reader.prompt_rows(batch, prompts, 0), *_names_and_dummies(batch, range(len(prompts))))
+    shapes = jax.tree.map(partial(rows_shape, how.mesh), rows)
+    cache = jax.eval_shape(lambda p, r: reader.cache(model, p, r, max_new_tokens), params, shapes.prompts)
+    traced = _decode.trace(how, params, shapes, np.zeros(2, np.int32), _numbers(sampling), np.uint32(0))
+    return TracedDecoding(traced, batch.rows, batch.length, shapes, cache)
+
+
+def _how(model: "Model", params: Params, max_new_tokens: int, sampling: Sampling) -> "_How":
+    return _How(
+        model=model,
+        mesh=mesh_of(params),
+        max_new_tokens=max_new_tokens,
+        greedy=sampling.temperature == 0.0,
+        top_k=sampling.top_k,
+        nucleus=sampling.top_p < 1.0,
+        num_beams=sampling.num_beams,
+    )
+
+
+def _numbers(sampling: Sampling) -> np.ndarray:
+    return np.asarray([sampling.temperature, sampling.top_p, sampling.length_penalty], np.float32)
+
+
+def _most_rows(batch_size: int, sampling: Sampling) -> int:
+    """Prompts of a batch; each takes a row a beam."""
+    return min(batch_size, max(batch_size // sampling.num_beams, 1))
 
 
 class _How(NamedTuple):

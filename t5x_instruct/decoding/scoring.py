@@ -18,6 +18,7 @@ from t5x_instruct.decoding.batches import (
     on_mesh,
     plan_batches,
     power_of_two,
+    rows_shape,
     spread_rows,
     to_host,
 )
@@ -142,6 +143,47 @@ def score_options(
         if progress:
             progress(done, len(questions))
     return results
+
+
+class TracedScoring(NamedTuple):
+    """One batch of `score_options`, traced and not run.
+
+    Attributes:
+        traced: the function that `score_options` runs, ready to be compiled.
+        arguments: shapes of what it reads besides the parameters: prompts [rows, length], and tokens and weights
+            [rows, options, length] of the targets, all rounded up as they are in a run.
+    """
+
+    traced: jax.stages.Traced
+    arguments: Any
+
+
+def trace_score_options(
+    model: "Model",
+    params: Params,
+    *,
+    prompt_length: int,
+    num_options: int,
+    option_length: int,
+    batch_size: int = 32,
+) -> TracedScoring:
+    """What `score_options` runs for one full batch, for parameters and devices that need not be there.
+
+    Args:
+        model: the model.
+        params: shapes, dtypes and shardings of its parameters.
+        prompt_length: tokens of each prompt.
+        num_options: targets of each prompt.
+        option_length: tokens of each target.
+        batch_size: questions at once, see `score_options`.
+    """
+    mesh = mesh_of(params)
+    prompts = [np.zeros(prompt_length, np.int32)] * batch_size
+    options = [[np.zeros(option_length, np.int32)] * num_options] * batch_size
+    batch = plan_batches([prompt_length] * batch_size, batch_size)[0]
+    arrays = _Options(reader_of(model).prompt_rows(batch, prompts, 0), *_option_rows(batch, options, 0))
+    shapes = jax.tree.map(partial(rows_shape, mesh), arrays)
+    return TracedScoring(_option_log_likelihoods.trace(model, mesh, params, shapes), shapes)
 
 
 class _Options(NamedTuple):

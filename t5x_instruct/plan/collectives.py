@@ -10,6 +10,7 @@ from t5x_instruct.plan.topologies import Chip
 KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BETWEEN = re.compile(r'_xla_megascale_transfer_type="(\w+)"')
 _CHANNEL = re.compile(r"channel_id=(\d+)")
+_SOURCE = re.compile(r'op_name="([^"]*)"')
 
 
 class Collective(NamedTuple):
@@ -40,41 +41,63 @@ class Collective(NamedTuple):
         return self.times * self.size
 
 
-def collectives_of(program: Program, devices: Sequence[Any], chip: Chip) -> list[Collective]:
+def collectives_of(
+    program: Program, devices: Sequence[Any], chip: Chip, *, open_loop: bool | None = None
+) -> list[Collective]:
     """All collectives of a program, the longest first.
 
-    An asynchronous collective that is fused into several instructions counts once.
+    An asynchronous collective that is fused into several instructions counts once, wherever they stand.
 
     Args:
         program: the optimised program.
         devices: its devices in their order, with `coords` and, of several slices, `slice_index`.
         chip: their figures.
+        open_loop: see `Program.frames`.
     """
-    found = []
-    for frame in program.frames():
-        seen: dict[Any, tuple[str, Instruction]] = {}
+    # Its parts may stand in a loop's body and around that loop, which hides it: it runs as often as the outermost.
+    outermost: dict[Any, tuple[int, str, Instruction, Instruction]] = {}
+    for frame in program.frames(open_loop=open_loop):
         for scheduled in frame.computation.instructions.values():
             for one in program.inside(scheduled):
-                kind = _kind(one)
-                if kind in KINDS:
-                    channel = _CHANNEL.search(one.text)
-                    seen.setdefault((kind, channel[1] if channel else one.name), (kind, one))
-        for kind, one in seen.values():
-            if measured := _measure(kind, one, frame.times, devices, chip):
-                found.append(measured)
+                kind = _kind(program, one, fused=one is not scheduled)
+                if kind not in KINDS:
+                    continue
+                channel = _CHANNEL.search(one.text)
+                key = (kind, channel[1] if channel else one.name)
+                if key not in outermost or frame.times < outermost[key][0]:
+                    outermost[key] = (frame.times, kind, one, scheduled)
+    found = [
+        measured
+        for times, kind, one, scheduled in outermost.values()
+        if (measured := _measure(kind, one, _source(one, scheduled), times, devices, chip))
+    ]
     return sorted(found, key=lambda one: -one.seconds)
 
 
-def _kind(one: Instruction) -> str:
-    """The kind of a collective; between slices it is a message to a runtime of its own, which says what it is."""
+def _kind(program: Program, one: Instruction, *, fused: bool) -> str:
+    """The kind of a collective; between slices it is a message to a runtime of its own, which says what it is.
+
+    The TPU compiler writes a reduce-scatter as a fusion of an all-reduce of which every device keeps a slice.
+    """
     if one.opcode == "send" and (found := _BETWEEN.search(one.text)):
         return found[1].lower().replace("_", "-")
-    return one.opcode.removesuffix("-start")
+    kind = one.opcode.removesuffix("-start")
+    if fused and kind == "all-reduce":
+        users = program.users(one)
+        if users and all(user.opcode == "dynamic-slice" for user in users):
+            return "reduce-scatter"
+    return kind
 
 
-def _measure(kind: str, one: Instruction, times: int, devices: Sequence[Any], chip: Chip) -> Collective | None:
-    source = re.search(r'op_name="([^"]*)"', one.text)
-    where = source[1] if source else one.name
+def _source(one: Instruction, scheduled: Instruction) -> str:
+    """Where in the model a collective comes from; what it is fused into knows it where it does not itself."""
+    found = _SOURCE.search(one.text) or _SOURCE.search(scheduled.text)
+    return found[1] if found else one.name
+
+
+def _measure(
+    kind: str, one: Instruction, where: str, times: int, devices: Sequence[Any], chip: Chip
+) -> Collective | None:
     if one.opcode == "send":
         ways = len({_slice(device) for device in devices})
         size = one.buffers[0].size
@@ -87,7 +110,7 @@ def _measure(kind: str, one: Instruction, times: int, devices: Sequence[Any], ch
     sizes = [buffer.size for buffer in one.buffers]
     # The asynchronous form gives (operand, result, flags).
     given = max(sizes) if one.opcode.endswith("-start") else sum(sizes)
-    size = given * ways if kind in ("reduce-scatter", "all-to-all") and not one.opcode.endswith("-start") else given
+    size = given * ways if one.opcode in ("reduce-scatter", "all-to-all") else given
     seconds = times * _seconds(kind, size, ways, _bandwidth(groups, devices, chip))
     return Collective(kind, times, size, ways, "ici", seconds, where)
 

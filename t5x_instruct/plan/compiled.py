@@ -3,9 +3,11 @@
 import dataclasses
 import re
 import time
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import jax
+from jax.sharding import Mesh
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.trees import num_parameters
@@ -13,14 +15,13 @@ from t5x_instruct.common.types import DECODER_TARGET_TOKENS
 from t5x_instruct.models.api import Model
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan.collectives import Collective, collectives_of
-from t5x_instruct.plan.flops import count_flops, model_flops
+from t5x_instruct.plan.flops import flops_of, model_flops
 from t5x_instruct.plan.hlo import Program
 from t5x_instruct.plan.topologies import Slices, devices_of, hbm_limit
 from t5x_instruct.runs.opening import check_fits
 from t5x_instruct.runs.training_run import TrainRun, abstract_batch, device_bytes, run_parts
 from t5x_instruct.training.loop import configured_step
-from t5x_instruct.training.state import TrainState
-from t5x_instruct.training.step import compile_step
+from t5x_instruct.training.step import compile_step, make_eval_step
 
 _NEEDED = re.compile(r"\(([0-9.]+)([KMGT])\) exceeds available|Used ([0-9.]+)([KMGT]) of")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
@@ -53,10 +54,37 @@ class Memory:
 
 
 @dataclasses.dataclass(frozen=True)
+class Work:
+    """What has to be done in a step, or in a part of one.
+
+    Attributes:
+        model_flops: over all devices, without what is recomputed.
+        flops: over all devices, as it is written.
+        hbm_traffic: bytes that a device moves to and from its memory; 0 if the step does not fit.
+        collectives: what is sent, the longest first; empty if the step does not fit.
+        slots: slots of the decoder's rows, over all devices.
+    """
+
+    model_flops: int
+    flops: int
+    hbm_traffic: int
+    collectives: tuple[Collective, ...]
+    slots: int
+
+
+class Phase(NamedTuple):
+    """A part of a step that runs so many times; `work` is that of one."""
+
+    times: int
+    work: Work
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """What is known of a run's step on slices.
 
     Attributes:
+        step: which step, in words.
         slices: the slices.
         mesh: sizes of the mesh's axes.
         fits: whether the compiler found room.
@@ -65,14 +93,14 @@ class Plan:
         hbm_needed: what is needed of a device [bytes]; None if the compiler does not say.
         message: the compiler's own words if it does not fit.
         num_parameters: of the model.
-        model_flops: of a step over all devices, without what is recomputed.
-        step_flops: of a step over all devices, as it is written.
-        hbm_traffic: bytes that a device moves to and from its memory in a step.
-        collectives: what is sent, the longest first.
-        slots: slots of the decoder's rows in a batch, over all devices.
+        work: of the whole step.
+        phases: its parts, one after the other, where it has any: of decoding "prompts" (reading all of them) and
+            "token" (one more for each row).
+        cache_bytes: the decoder's cache, over all devices; it lies in the temporaries. None where there is none.
         compile_seconds: how long the compiler took here.
     """
 
+    step: str
     slices: Slices
     mesh: dict[str, int]
     fits: bool
@@ -81,12 +109,122 @@ class Plan:
     hbm_needed: int | None
     message: str
     num_parameters: int
-    model_flops: int
-    step_flops: int
-    hbm_traffic: int
-    collectives: tuple[Collective, ...]
-    slots: int
+    work: Work
+    phases: Mapping[str, Phase]
+    cache_bytes: int | None
     compile_seconds: float
+
+
+class Compiled(NamedTuple):
+    """What the compiler makes of a program.
+
+    Attributes:
+        executable: None if it does not fit.
+        message: the compiler's own words if it does not fit.
+        seconds: how long it took.
+    """
+
+    executable: jax.stages.Compiled | None
+    message: str
+    seconds: float
+
+    def program(self, open_trips: int | None = None) -> Program | None:
+        """The program; see `Program` for its argument."""
+        return None if self.executable is None else Program(self.executable.as_text() or "", open_trips)
+
+
+def compile_traced(traced: jax.stages.Traced) -> Compiled:
+    """Compiles a function that was traced with arguments on the devices of a slice.
+
+    Raises:
+        ConfigError: the compiler refuses it for another reason than its size.
+    """
+    lowered = traced.lower()
+    start = time.monotonic()
+    executable, message = None, ""
+    try:
+        executable = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        message = str(error)
+        if "RESOURCE_EXHAUSTED" not in message:
+            raise ConfigError(f"the TPU compiler refuses this step: {message}") from error
+    return Compiled(executable, message, time.monotonic() - start)
+
+
+def make_plan(
+    step: str,
+    slices: Slices,
+    mesh: Mesh,
+    compiled: Compiled,
+    work: Work,
+    *,
+    params: Any,
+    batch: Any,
+    resident: int = 0,
+    phases: Mapping[str, Phase] | None = None,
+    cache_bytes: int | None = None,
+) -> Plan:
+    """Puts together what is known of a compiled step.
+
+    Args:
+        step: which step, in words.
+        slices: where it is to run.
+        mesh: of their devices.
+        compiled: the step.
+        work: what it does.
+        params: shapes and shardings of the parameters.
+        batch: of what it reads besides.
+        resident: bytes of a device that are taken besides: the optimizer's state.
+        phases: see `Plan`.
+        cache_bytes: see `Plan`.
+    """
+    memory = None
+    limit = hbm_limit(slices.generation)
+    if compiled.executable is not None:
+        analysis: Any = compiled.executable.memory_analysis()
+        memory = Memory(
+            params=device_bytes(params),
+            optimizer=resident,
+            batch=device_bytes(batch),
+            temporaries=analysis.temp_size_in_bytes,
+            results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
+            code=analysis.generated_code_size_in_bytes,
+        )
+    message = compiled.message
+    if memory is not None and memory.total > limit:
+        message = "the step itself fits, but not beside the optimizer's state"
+    return Plan(
+        step=step,
+        slices=slices,
+        mesh=dict(mesh.shape),
+        fits=memory is not None and memory.total <= limit,
+        hbm_limit=limit,
+        memory=memory,
+        hbm_needed=memory.total if memory else _needed(compiled.message),
+        message=message,
+        num_parameters=num_parameters(params),
+        work=work,
+        phases=phases or {},
+        cache_bytes=cache_bytes,
+        compile_seconds=compiled.seconds,
+    )
+
+
+def sent_and_moved(
+    program: Program | None, mesh: Mesh, slices: Slices, *, open_loop: bool | None = None
+) -> tuple[tuple[Collective, ...], int]:
+    """Collectives and HBM traffic of a program or of a part of it; nothing if there is no program.
+
+    Args:
+        program: see `Compiled.program`.
+        mesh: its devices.
+        slices: their figures.
+        open_loop: see `Program.frames`.
+    """
+    if program is None:
+        return (), 0
+    found = collectives_of(program, list(mesh.devices.flat), slices.chip, open_loop=open_loop)
+    return tuple(found), program.hbm_traffic(open_loop=open_loop)
 
 
 def plan_training(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 64) -> Plan:
@@ -101,53 +239,63 @@ def plan_training(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 
     Raises:
         ConfigError: the mesh does not divide something, or the compiler is not installed.
     """
+    mesh = training_mesh(run, model, slices)
+    parts = run_parts(run, model, mesh)
+    step = configured_step(model, parts.loss_fn, parts.optimizer, run.loop, num_tasks=num_tasks)
+    batch = abstract_batch(run.data, model, mesh)
+    traced = compile_step(step, parts.shardings, mesh, donate=True).trace(parts.state, batch)
+    compiled = compile_traced(traced)
+    collectives, traffic = sent_and_moved(compiled.program(), mesh, slices)
+    work = Work(
+        model_flops=model_flops(parts.loss_fn, parts.state.params, batch),
+        flops=flops_of(traced.jaxpr),
+        hbm_traffic=traffic,
+        collectives=collectives,
+        slots=batch[DECODER_TARGET_TOKENS].size,
+    )
+    rest = device_bytes(parts.state) - device_bytes(parts.state.params)
+    return make_plan(
+        "training step", slices, mesh, compiled, work, params=parts.state.params, batch=batch, resident=rest
+    )
+
+
+def plan_validation(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 64) -> Plan:
+    """Compiles the step by which `train` measures the validation loss, beside the state it trains.
+
+    Args:
+        run: see `plan_training`, as for all.
+        model: its model.
+        slices: where it is to run.
+        num_tasks: trained tasks that have validation examples.
+
+    Raises:
+        ConfigError: see `plan_training`.
+    """
+    mesh = training_mesh(run, model, slices)
+    parts = run_parts(run, model, mesh)
+    batch = abstract_batch(run.data, model, mesh)
+    step = make_eval_step(parts.loss_fn, num_tasks=num_tasks)
+    params = parts.state.params
+    traced = compile_step(step, parts.shardings.params, mesh, donate=False).trace(params, batch)
+    compiled = compile_traced(traced)
+    collectives, traffic = sent_and_moved(compiled.program(), mesh, slices)
+    flops = flops_of(traced.jaxpr)
+    work = Work(flops, flops, traffic, collectives, batch[DECODER_TARGET_TOKENS].size)
+    rest = device_bytes(parts.state) - device_bytes(params)
+    return make_plan("validation step", slices, mesh, compiled, work, params=params, batch=batch, resident=rest)
+
+
+def training_mesh(run: TrainRun, model: Model, slices: Slices) -> Mesh:
+    """The mesh of a run on slices.
+
+    Raises:
+        ConfigError: it does not divide something.
+    """
     devices = devices_of(slices)
     mesh = make_mesh(MeshConfig(**run.mesh), devices)
     hosts = {(getattr(one, "slice_index", None), one.process_index) for one in devices}
     check_fits(model, run.data, run.loop.micro_batches, mesh, num_hosts=len(hosts))
-    parts = run_parts(run, model, mesh)
-    step = configured_step(model, parts.loss_fn, parts.optimizer, run.loop, num_tasks=num_tasks)
-    batch = abstract_batch(run.data, model, mesh)
-    lowered = compile_step(step, parts.shardings, mesh, donate=True).lower(parts.state, batch)
-    start = time.monotonic()
-    compiled, message = None, ""
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        message = str(error)
-        if "RESOURCE_EXHAUSTED" not in message:
-            raise ConfigError(f"the TPU compiler refuses this step: {message}") from error
-    seconds = time.monotonic() - start
-    memory = None if compiled is None else _memory(parts.state, batch, compiled.memory_analysis())
-    program = None if compiled is None else Program(compiled.as_text() or "")
-    return Plan(
-        slices=slices,
-        mesh=dict(mesh.shape),
-        fits=compiled is not None,
-        hbm_limit=hbm_limit(slices.generation),
-        memory=memory,
-        hbm_needed=memory.total if memory else _needed(message),
-        message=message,
-        num_parameters=num_parameters(parts.state.params),
-        model_flops=model_flops(parts.loss_fn, parts.state.params, batch),
-        step_flops=count_flops(step, parts.state, batch),
-        hbm_traffic=program.hbm_traffic() if program else 0,
-        collectives=tuple(collectives_of(program, list(mesh.devices.flat), slices.chip)) if program else (),
-        slots=batch[DECODER_TARGET_TOKENS].size,
-        compile_seconds=seconds,
-    )
-
-
-def _memory(state: TrainState, batch: Any, analysis: Any) -> Memory:
-    params = device_bytes(state.params)
-    return Memory(
-        params=params,
-        optimizer=device_bytes(state) - params,
-        batch=device_bytes(batch),
-        temporaries=analysis.temp_size_in_bytes,
-        results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
-        code=analysis.generated_code_size_in_bytes,
-    )
+    return mesh
 
 
 def _needed(message: str) -> int | None:

@@ -18,7 +18,17 @@ def count_flops(function: Any, *arguments: Any) -> int:
         function: a pure function.
         *arguments: arrays or their shapes (`jax.ShapeDtypeStruct`).
     """
-    return _of_jaxpr(jax.make_jaxpr(function)(*arguments).jaxpr)
+    return flops_of(jax.make_jaxpr(function)(*arguments))
+
+
+def flops_of(traced: Any, open_trips: int = 1) -> int:
+    """`count_flops` of what is traced already.
+
+    Args:
+        traced: a jaxpr.
+        open_trips: how often a loop runs that ends when it likes (`while`).
+    """
+    return _of_jaxpr(getattr(traced, "jaxpr", traced), open_trips)
 
 
 def model_flops(loss_fn: Any, params: Params, batch: Any) -> int:
@@ -36,17 +46,17 @@ def model_flops(loss_fn: Any, params: Params, batch: Any) -> int:
     return 3 * count_flops(lambda p, b: loss_fn(p, b, None).loss_sum, params, batch)
 
 
-def _of_jaxpr(jaxpr: Any) -> int:
-    return sum(_of_equation(equation) for equation in jaxpr.eqns)
+def _of_jaxpr(jaxpr: Any, open_trips: int) -> int:
+    return sum(_of_equation(equation, open_trips) for equation in jaxpr.eqns)
 
 
-def _of_equation(equation: Any) -> int:
+def _of_equation(equation: Any, open_trips: int) -> int:
     name = equation.primitive.name
     if name == "dot_general":
         return _of_dot(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
-    inner = [_of_jaxpr(getattr(jaxpr, "jaxpr", jaxpr)) for jaxpr in _jaxprs_in(equation.params)]
+    inner = [flops_of(jaxpr, open_trips) for jaxpr in _jaxprs_in(equation.params)]
     if not inner:
         return 0
     if name == "cond":
@@ -54,6 +64,8 @@ def _of_equation(equation: Any) -> int:
     times = 1
     if name == "scan":
         times = equation.params["length"]
+    elif name == "while":
+        times = open_trips
     elif name == "pallas_call":
         times = math.prod(equation.params["grid_mapping"].grid)
     elif name == "shard_map":

@@ -80,10 +80,12 @@ class Frame(NamedTuple):
     Attributes:
         computation: the computation.
         times: how often it runs in one run of the program.
+        in_open_loop: whether it is, or lies within, the body of a loop that ends when it likes.
     """
 
     computation: Computation
     times: int
+    in_open_loop: bool = False
 
 
 class Program:
@@ -91,12 +93,14 @@ class Program:
 
     Args:
         text: what `jax.stages.Compiled.as_text` gives.
+        open_trips: how often a loop is taken to run whose condition does not say it; None: there is no such loop.
 
     Raises:
         DataError: it has no entry, so it is no program.
     """
 
-    def __init__(self, text: str):
+    def __init__(self, text: str, open_trips: int | None = None):
+        self._open_trips = open_trips
         self.computations: dict[str, Computation] = {}
         self.entry = ""
         name, instructions, root = "", dict[str, Instruction](), ""
@@ -114,8 +118,15 @@ class Program:
         if self.entry not in self.computations:
             raise DataError("the compiler's program has no entry computation; its text has changed its form")
 
-    def frames(self) -> list[Frame]:
-        """The entry and every loop's body, with the number of times each runs."""
+    def frames(self, *, open_loop: bool | None = None) -> list[Frame]:
+        """The entry and every loop's body, with the number of times each runs.
+
+        Args:
+            open_loop: True: only what runs within loops that end when they like; False: only the rest; None: all.
+
+        Raises:
+            DataError: how often a loop runs cannot be read, and `open_trips` is not given.
+        """
         frames: list[Frame] = []
         todo = [Frame(self.computations[self.entry], 1)]
         while todo:
@@ -124,18 +135,27 @@ class Program:
             for instruction in frame.computation.instructions.values():
                 called = instruction.called
                 if instruction.opcode == "while":
-                    times = frame.times * self.trip_count(instruction)
-                    todo += [Frame(self.computations[body], times) for body in called["body"]]
+                    trips = self.trip_count(instruction)
+                    inside = frame.in_open_loop or trips is None
+                    times = frame.times * (self._trips_of_open(instruction) if trips is None else trips)
+                    todo += [Frame(self.computations[body], times, inside) for body in called["body"]]
                 elif instruction.opcode in ("call", "conditional"):
                     names = [name for names in called.values() for name in names]
-                    todo += [Frame(self.computations[name], frame.times) for name in names]
-        return frames
+                    todo += [Frame(self.computations[name], frame.times, frame.in_open_loop) for name in names]
+        return [frame for frame in frames if open_loop is None or frame.in_open_loop == open_loop]
 
-    def trip_count(self, loop: Instruction) -> int:
+    def _trips_of_open(self, loop: Instruction) -> int:
+        if self._open_trips is None:
+            condition = self.computations[loop.called["condition"][0]]
+            text = condition.instructions[condition.root].text
+            raise DataError(f"how often the loop {loop.name} runs cannot be read from its condition: {text}")
+        return self._open_trips
+
+    def trip_count(self, loop: Instruction) -> int | None:
         """How often a loop runs, from the constant that its counter, which starts at 0, is compared with.
 
-        Raises:
-            DataError: the loop has another form.
+        Returns:
+            None if its condition has another form.
         """
         condition = self.computations[loop.called["condition"][0]]
         compare = condition.instructions[condition.root]
@@ -145,7 +165,7 @@ class Program:
             if (found := _INTEGER.search(condition.instructions[name].text)) is not None
         ]
         if compare.opcode != "compare" or "direction=LT" not in compare.text or len(counts) != 1:
-            raise DataError(f"how often the loop {loop.name} runs cannot be read from its condition: {compare.text}")
+            return None
         return counts[0]
 
     def inside(self, instruction: Instruction) -> Iterator[Instruction]:
@@ -158,11 +178,24 @@ class Program:
                 for inner in self.computations[name].instructions.values():
                     yield from self.inside(inner)
 
-    def hbm_traffic(self) -> int:
-        """Bytes that a device moves to and from HBM in one run of the program."""
+    def users(self, one: Instruction) -> list[Instruction]:
+        """What takes an instruction's result within its computation; parts of a tuple are followed."""
+        found = []
+        for other in self._homes[one.name].instructions.values():
+            if one.name in other.operands:
+                found += self.users(other) if other.opcode in ("get-tuple-element", "bitcast") else [other]
+        return found
+
+    @functools.cached_property
+    def _homes(self) -> dict[str, Computation]:
+        """The computation of each instruction."""
+        return {name: one for one in self.computations.values() for name in one.instructions}
+
+    def hbm_traffic(self, *, open_loop: bool | None = None) -> int:
+        """Bytes that a device moves to and from HBM in one run of the program; see `frames` for its argument."""
         return sum(
             frame.times * self.hbm_bytes(frame, one)
-            for frame in self.frames()
+            for frame in self.frames(open_loop=open_loop)
             for one in frame.computation.instructions.values()
         )
 

@@ -1,11 +1,12 @@
 """A plan for people and for programs."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 from t5x_instruct.plan.collectives import KINDS, Collective
-from t5x_instruct.plan.compiled import Plan
-from t5x_instruct.plan.roofline import ACHIEVED, estimate, mfu
+from t5x_instruct.plan.compiled import Plan, Work
+from t5x_instruct.plan.roofline import ACHIEVED, estimate, mfu, step_seconds
 
 _GIB = 1 << 30
 
@@ -16,32 +17,54 @@ LEFT_OUT = (
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
-    """The plan as JSON values: sizes in bytes, times in seconds, totals of a step."""
+    """The plan as JSON values: sizes in bytes, times in seconds, totals of a step.
+
+    Keys are always the same; what is not known of a step that does not fit is None.
+    """
+    fits = plan.memory is not None
+    seconds = step_seconds(plan) if fits else None
     found: dict[str, Any] = {
+        "step": plan.step,
         "topology": plan.slices.name,
         "devices": plan.slices.num_devices,
         "mesh": plan.mesh,
         "fits": plan.fits,
         "hbm_limit_bytes": plan.hbm_limit,
         "hbm_bytes": plan.hbm_needed,
+        "message": plan.message,
         "parameters": plan.num_parameters,
-        "model_flops": plan.model_flops,
-        "step_flops": plan.step_flops,
+        "model_flops": plan.work.model_flops,
+        "step_flops": plan.work.flops,
         "compile_seconds": round(plan.compile_seconds, 1),
+        "memory": dataclasses.asdict(plan.memory) if plan.memory else None,
+        "cache_bytes": plan.cache_bytes,
+        "hbm_traffic_bytes": plan.work.hbm_traffic if fits else None,
+        "collectives": _by_kind(plan.work) if fits else None,
+        "step_seconds": seconds,
+        "mfu": mfu(plan, seconds) if seconds else None,
+        "decoder_slots_per_second_per_chip": plan.work.slots / seconds / plan.slices.num_chips if seconds else None,
     }
-    if plan.memory is None:
-        return found | {"message": plan.message}
-    times = estimate(plan)
-    return found | {
-        "memory": {name: getattr(plan.memory, name) for name in plan.memory.__dataclass_fields__},
-        "hbm_traffic_bytes": plan.hbm_traffic,
-        "collectives": {kind: _sums([one for one in plan.collectives if one.kind == kind]) for kind in KINDS},
-        "bounds_seconds": times._asdict(),
-        "bound_by": times.bound,
-        "step_seconds": times.step_seconds,
-        "mfu": mfu(plan, times.step_seconds),
-        "decoder_slots_per_second_per_chip": plan.slots / times.step_seconds / plan.slices.num_chips,
+    found |= _times(plan.work, plan) if fits else dict.fromkeys(("bounds_seconds", "bound_by"))
+    phases = plan.phases if fits else {}
+    found["phases"] = {
+        name: {
+            "times": one.times,
+            "seconds": estimate(one.work, plan.slices).step_seconds,
+            **_times(one.work, plan),
+            "collectives": _by_kind(one.work),
+        }
+        for name, one in phases.items()
     }
+    return found
+
+
+def _times(work: Work, plan: Plan) -> dict[str, Any]:
+    times = estimate(work, plan.slices)
+    return {"bounds_seconds": times._asdict(), "bound_by": times.bound}
+
+
+def _by_kind(work: Work) -> dict[str, Any]:
+    return {kind: _sums([one for one in work.collectives if one.kind == kind]) for kind in KINDS}
 
 
 def _sums(collectives: Sequence[Collective]) -> dict[str, Any]:
@@ -58,32 +81,48 @@ def as_text(plan: Plan) -> str:
     lines = [
         f"{plan.slices.name}: {plan.slices.num_chips} chips; mesh {shape}; {plan.num_parameters:,} parameters; "
         f"compiled in {plan.compile_seconds:.0f} s",
+        plan.step,
         "",
         _verdict(plan),
     ]
     if plan.memory is None:
         return "\n".join([*lines, "", "the compiler says:", plan.message])
     lines += [f"  {name:<12} {size / _GIB:9.3f} GiB" for name, size in vars(plan.memory).items()]
-    times = estimate(plan)
+    if plan.cache_bytes is not None:
+        lines.append(f"  (the cache, in temporaries: {plan.cache_bytes / _GIB:.3f} GiB over all devices)")
+    lines.append("")
+    for name, phase in plan.phases.items():
+        lines += [*_time_lines(f"{name}, {phase.times} times", phase.work, plan), ""]
+    if plan.phases:
+        token = estimate(plan.phases["token"].work, plan.slices).step_seconds
+        rate = plan.phases["token"].work.slots / token
+        lines += [f"all: about {_seconds(step_seconds(plan))}; {rate:,.0f} new tokens/s while decoding", "", LEFT_OUT]
+        return "\n".join(lines)
+    seconds = step_seconds(plan)
     lines += [
-        "",
-        f"step: about {_seconds(times.step_seconds)} (bound by {times.bound}), MFU {mfu(plan, times.step_seconds):.1%}"
-        f", {plan.slots / times.step_seconds / plan.slices.num_chips:,.0f} decoder slots/s/chip",
-        *(f"  {name:<8} at least {_seconds(value)}" for name, value in times._asdict().items()),
-        f"  {plan.model_flops:.3e} model FLOPs, {plan.step_flops:.3e} with what is recomputed",
-        "",
-        "what is sent in a step:",
-        *_collective_lines(plan.collectives),
+        *_time_lines("step", plan.work, plan),
+        f"  {plan.work.model_flops:.3e} model FLOPs, {plan.work.flops:.3e} with what is recomputed; MFU "
+        f"{mfu(plan, seconds):.1%}, {plan.work.slots / seconds / plan.slices.num_chips:,.0f} decoder slots/s/chip",
         "",
         LEFT_OUT,
     ]
     return "\n".join(lines)
 
 
+def _time_lines(name: str, work: Work, plan: Plan) -> list[str]:
+    times = estimate(work, plan.slices)
+    return [
+        f"{name}: about {_seconds(times.step_seconds)} (bound by {times.bound})",
+        *(f"  {part:<8} at least {_seconds(value)}" for part, value in times._asdict().items()),
+        "  what is sent:",
+        *_collective_lines(work.collectives),
+    ]
+
+
 def _verdict(plan: Plan) -> str:
     limit = plan.hbm_limit / _GIB
     if plan.memory is not None:
-        return f"fits: {plan.memory.total / _GIB:.2f} of {limit:.2f} GiB a device"
+        return f"{'fits' if plan.fits else plan.message}: {plan.memory.total / _GIB:.2f} of {limit:.2f} GiB a device"
     if plan.hbm_needed is None:
         return f"does not fit into {limit:.2f} GiB a device"
     needed = plan.hbm_needed / _GIB

@@ -2,7 +2,8 @@
 
 from typing import NamedTuple
 
-from t5x_instruct.plan.compiled import Plan
+from t5x_instruct.plan.compiled import Plan, Work
+from t5x_instruct.plan.topologies import Slices
 
 #: Share of the published peaks that large matrix products, long copies and rings reach in practice; the estimate of a
 #: step's time rests on it, the bounds do not.
@@ -40,17 +41,29 @@ class Estimate(NamedTuple):
         return self.least_seconds / ACHIEVED
 
 
-def estimate(plan: Plan) -> Estimate:
-    """The roofline of a plan's step.
+def estimate(work: Work, slices: Slices) -> Estimate:
+    """The roofline of what is to be done.
+
+    Args:
+        work: of a step that fits, or of a part of one.
+        slices: where.
+    """
+    chip, devices = slices.chip, slices.num_devices
+    sent = {name: sum(one.seconds for one in work.collectives if one.network == name) for name in ("ici", "dcn")}
+    return Estimate(compute=work.flops / devices / chip.flops, hbm=work.hbm_traffic / chip.hbm_bandwidth, **sent)
+
+
+def step_seconds(plan: Plan) -> float:
+    """The estimate of a whole step [s]: its phases follow one another.
 
     Args:
         plan: of a step that fits.
     """
-    chip, devices = plan.slices.chip, plan.slices.num_devices
-    sent = {name: sum(one.seconds for one in plan.collectives if one.network == name) for name in ("ici", "dcn")}
-    return Estimate(compute=plan.step_flops / devices / chip.flops, hbm=plan.hbm_traffic / chip.hbm_bandwidth, **sent)
+    if plan.phases:
+        return sum(one.times * estimate(one.work, plan.slices).step_seconds for one in plan.phases.values())
+    return estimate(plan.work, plan.slices).step_seconds
 
 
-def mfu(plan: Plan, step_seconds: float) -> float:
+def mfu(plan: Plan, seconds: float) -> float:
     """Model FLOPs utilisation: the model's own operations over what the chips could have done in that time."""
-    return plan.model_flops / (step_seconds * plan.slices.num_devices * plan.slices.chip.flops)
+    return plan.work.model_flops / (seconds * plan.slices.num_devices * plan.slices.chip.flops)

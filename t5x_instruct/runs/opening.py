@@ -3,7 +3,7 @@
 import contextlib
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -233,12 +233,25 @@ def check_data(
 def open_language_model(settings: ModelSettings) -> LanguageModel:
     """A checkpoint with its parameters read, on all devices (see `inference_mesh`)."""
     opened = open_model(settings)
-    abstract, axes = jax.eval_shape(opened.model.init, jax.random.key(0)), opened.model.param_axes()
-    shardings = tree_shardings(abstract, axes, inference_mesh(abstract, axes))
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, inference_params(opened.model))
     return LanguageModel(opened.model, opened.params_fn(shardings), opened.vocabulary)
 
 
-def inference_mesh(abstract: Any, axes: Any) -> Mesh:
+def inference_params(model: Model, devices: Sequence[Any] | None = None) -> Any:
+    """Shapes, dtypes and shardings of the parameters with which a model answers (see `inference_mesh`).
+
+    Args:
+        model: the model.
+        devices: they need not be there; None: all of this machine's.
+    """
+    abstract, axes = jax.eval_shape(model.init, jax.random.key(0)), model.param_axes()
+    shardings = tree_shardings(abstract, axes, inference_mesh(abstract, axes, devices))
+    return jax.tree.map(
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), abstract, shardings
+    )
+
+
+def inference_mesh(abstract: Any, axes: Any, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all devices for parameters of any sizes.
 
     They are sharded (`fsdp`) over as many devices as divide both the number of devices and every axis that is to be
@@ -248,17 +261,19 @@ def inference_mesh(abstract: Any, axes: Any) -> Mesh:
     Args:
         abstract: nested tree whose leaves have a `shape`.
         axes: the same tree with tuples of logical names as leaves.
+        devices: the devices; None: all of this machine's.
     """
+    devices = jax.devices() if devices is None else devices
     sharded: list[int] = []
-    slices = slice_count(jax.devices())
+    slices = slice_count(devices)
 
     def collect(leaf: Any, names: tuple[str | None, ...]) -> None:
         sharded.extend(size for size, name in zip(leaf.shape, names, strict=True) if name in _SHARDED)
 
     jax.tree.map(collect, abstract, axes)
-    on_a_slice = jax.device_count() // slices
+    on_a_slice = len(devices) // slices
     ways = math.gcd(on_a_slice, *sharded)
-    return make_mesh(MeshConfig(replica=slices, data=on_a_slice // ways, fsdp=ways))
+    return make_mesh(MeshConfig(replica=slices, data=on_a_slice // ways, fsdp=ways), devices)
 
 
 _SHARDED = frozenset(name for name, mesh_axes in DEFAULT_RULES.items() if "fsdp" in mesh_axes)

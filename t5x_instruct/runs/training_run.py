@@ -101,8 +101,10 @@ def device_bytes(placed: Any) -> int:
     """Bytes of a tree on each device.
 
     Args:
-        placed: its leaves have `shape`, `dtype` and `sharding`.
+        placed: its leaves have `shape`, `dtype` and `sharding`; one whose sharding is None is whole everywhere.
     """
-    return sum(
-        math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(placed)
-    )
+
+    def own(leaf: Any) -> Any:
+        return leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
+
+    return sum(math.prod(own(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(placed))
