@@ -1,3 +1,4 @@
+from contextlib import nullcontext
 from typing import Any
 
 import jax
@@ -9,6 +10,10 @@ from t5x_instruct.models.layers.attention import Tokens, attend
 from t5x_instruct.models.layers.kinds import Window, indexed, repeated, shortest_pattern
 from t5x_instruct.models.layers.relative_bias import RelativeBias, bucket_starts
 from t5x_instruct.models.layers.rope import Rope, rotate, rotation
+from t5x_instruct.partitioning.arrays import batch_sharding
+from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
+from t5x_instruct.partitioning.rules import activation_rules
+from t5x_instruct.plan.hlo import Program
 
 B, T, S, N, K, H = 2, 7, 9, 6, 2, 4
 
@@ -121,6 +126,31 @@ def test_the_bias_has_its_gradient() -> None:
     step = 1e-2
     expected = (total(bias + step * direction) - total(bias - step * direction)) / (2 * step)
     np.testing.assert_allclose(jnp.vdot(jax.grad(total)(bias), direction), expected, rtol=2e-3)
+
+
+def test_devices_add_up_the_gradient_of_the_bias_and_not_of_the_scores() -> None:
+    (q, k, v, bias), queries, keys = inputs()
+    mesh = make_mesh(MeshConfig(data=B, fsdp=1), jax.devices()[:B])
+
+    def gradient(sharded: bool) -> Any:
+        def total(bias: Any, arrays: Any) -> jax.Array:
+            return jnp.sin(attend(*arrays, queries, keys, 3, bias_NL=bias)).sum()
+
+        def run(bias: Any, arrays: Any) -> Any:
+            with activation_rules(mesh) if sharded else nullcontext():
+                return jax.grad(total)(bias, arrays)
+
+        rows = batch_sharding(mesh) if sharded else None
+        return jax.jit(run).lower(bias, [jax.device_put(x, rows) for x in (q, k, v)]).compile()
+
+    compiled = gradient(sharded=True)
+    whole, parts = (np.asarray(one(bias, [q, k, v])) for one in (gradient(sharded=False), compiled))
+    np.testing.assert_allclose(parts, whole, atol=1e-6)
+    program = Program(compiled.as_text())
+    instructions = [one for part in program.computations.values() for one in part.instructions.values()]
+    sent = [buffer.elements for one in instructions if one.opcode == "all-reduce" for buffer in one.buffers]
+    assert sent
+    assert max(sent) <= N * (T + S + 2) < N * 3 * S
 
 
 def test_buckets_of_distances() -> None:

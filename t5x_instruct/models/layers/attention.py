@@ -14,7 +14,7 @@ from t5x_instruct.models.layers.linear import Linear
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.rope import Rotation, rotate
-from t5x_instruct.partitioning.rules import constrain
+from t5x_instruct.partitioning.rules import constrain, shard_count
 
 # Far below any score and far above the end of float32, so that adding a score to it stays finite.
 _HIDDEN = -1e30
@@ -191,10 +191,21 @@ def _with_bias_forward(scores_BKGCS: jax.Array, window_NL: jax.Array) -> tuple[j
 def _with_bias_backward(_: None, grad_BKGCS: jax.Array) -> tuple[jax.Array, jax.Array]:
     B, K, G, C, S = grad_BKGCS.shape
     exact = partial(jnp.einsum, precision=jax.lax.Precision.HIGHEST)
-    grad_NCS = exact("bkgcs,b->kgcs", grad_BKGCS, jnp.ones(B)).reshape(K * G, C, S)
-    rows_NX = jnp.pad(grad_NCS, ((0, 0), (0, 0), (C - 1, 0))).reshape(K * G, C * (C + S - 1))
-    rows_NCX = jnp.pad(rows_NX, ((0, 0), (0, C))).reshape(K * G, C, C + S)
-    return grad_BKGCS, exact("ncx,c->nx", rows_NCX, jnp.ones(C))[:, :-1]
+
+    def along_diagonals(grad_KGCS: jax.Array) -> jax.Array:
+        rows_NX = jnp.pad(grad_KGCS.reshape(K * G, C, S), ((0, 0), (0, 0), (C - 1, 0))).reshape(K * G, C * (C + S - 1))
+        rows_NCX = jnp.pad(rows_NX, ((0, 0), (0, C))).reshape(K * G, C, C + S)
+        return exact("ncx,c->nx", rows_NCX, jnp.ones(C))[:, :-1]
+
+    shards = shard_count("batch")
+    if shards == 1 or B % shards:
+        return grad_BKGCS, along_diagonals(exact("bkgcs,b->kgcs", grad_BKGCS, jnp.ones(B)))
+    # Every device sums over its own rows and their diagonals first: what is added up between devices is [heads,
+    # C + S - 1] and not [heads, C, S].
+    own_PBKGCS = grad_BKGCS.reshape(shards, B // shards, K, G, C, S)
+    own_PKGCS = exact("pbkgcs,b->pkgcs", own_PBKGCS, jnp.ones(B // shards))
+    own_PKGCS = constrain(own_PKGCS, ("batch", "kv_heads", None, None, None))
+    return grad_BKGCS, jax.vmap(along_diagonals)(own_PKGCS).sum(axis=0)
 
 
 _with_bias.defvjp(_with_bias_forward, _with_bias_backward)
