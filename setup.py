@@ -78,7 +78,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["t5x_instruct", "t5x_instruct.*", "tasks", "tasks.*"]),
     package_data={"": ["*.css", "*.html", "*.jsonl", "*.sh", "*.tsv"]},
-    data_files=data_files("gin_configs", "*.gin") + data_files("launch", "*.sh"),
+    data_files=data_files("gin_configs", "*.gin") + data_files("gin_configs", "*.csv") + data_files("launch", "*.sh"),
     install_requires=INSTALL_REQUIRES,
     extras_require=EXTRAS_REQUIRE,
     entry_points={"console_scripts": ["t5x-instruct = t5x_instruct.cli.main:main"]},

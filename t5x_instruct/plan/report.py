@@ -7,12 +7,19 @@ from typing import Any
 from t5x_instruct.plan.collectives import KINDS, Collective
 from t5x_instruct.plan.compiled import Plan, Work
 from t5x_instruct.plan.roofline import ACHIEVED, estimate, mfu, step_seconds
+from t5x_instruct.plan.search import Found, Trial
+from t5x_instruct.runs.training_run import TrainRun
 
 _GIB = 1 << 30
 
 LEFT_OUT = (
     f"The estimate takes {ACHIEVED:.0%} of the published peaks and full overlap of computing, memory and network. It "
     "leaves out: input from the hosts, checkpoints and evaluation, waiting between kernels, and rows that are not full."
+)
+
+SEARCHED = (
+    "What is compiled is chosen by a rough guess; a candidate that was not compiled may be faster. Prices are the "
+    "file's, for the steps alone: no start, no evaluation, no preemption."
 )
 
 
@@ -149,3 +156,49 @@ def _collective_lines(collectives: Sequence[Collective]) -> list[str]:
 
 def _seconds(value: float) -> str:
     return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def found_as_json(found: Found, run: TrainRun) -> dict[str, Any]:
+    """A search's result as JSON values."""
+    return {
+        "best": _trial_as_json(found.best, run) if found.best else None,
+        "trials": [_trial_as_json(one, run) for one in found.trials],
+        "candidates": found.guessed,
+        "too_large": found.too_large,
+    }
+
+
+def _trial_as_json(trial: Trial, run: TrainRun) -> dict[str, Any]:
+    priced = {"price_of_step": trial.price, "price_of_run": trial.price and trial.price * run.loop.train_steps}
+    return {"settings": trial.candidate.settings(run), **priced, **as_json(trial.plan)}
+
+
+def trial_line(trial: Trial) -> str:
+    """A compiled candidate in one line."""
+    one, plan = trial.candidate, trial.plan
+    rows = f", rows x{one.row_factor}" if one.row_factor > 1 else ""
+    text = f"{one.slices.name}  {one.shape}, remat {one.remat}, {one.micro_batches} micro-batches{rows}: "
+    if trial.seconds is None:
+        return text + _verdict(plan)
+    price = "" if trial.price is None else f", {trial.price:.3g} a step"
+    return text + f"{_seconds(trial.seconds)}, MFU {mfu(plan, trial.seconds):.1%}{price}, {_verdict(plan)}"
+
+
+def found_as_text(found: Found, run: TrainRun) -> str:
+    """A search's result in lines."""
+    lines = [
+        f"{found.guessed:,} candidates; {found.too_large:,} of them cannot fit; {len(found.trials)} compiled, the best "
+        "first:",
+        *(f"  {trial_line(one)}" for one in found.trials),
+        "",
+    ]
+    if found.best is None:
+        return "\n".join([*lines, "none of them fits; take a larger slice"])
+    settings = found.best.candidate.settings(run)
+    lines += [
+        f"best: on {found.best.candidate.slices.name}",
+        *(f"  {key} = {value!r}" for key, value in settings.items()),
+    ]
+    if found.best.price is not None:
+        lines.append(f"  {run.loop.train_steps:,} steps cost about {found.best.price * run.loop.train_steps:,.2f}")
+    return "\n".join([*lines, "", LEFT_OUT, SEARCHED])
