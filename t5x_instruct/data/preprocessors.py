@@ -111,7 +111,7 @@ def render_example(
         for every option; it is empty where the drawn template does not ask for the answer.
 
     Raises:
-        DataError: the answer is not among the options.
+        DataError: the answer is not among the options, or there is none.
     """
     key = (context.seed, task, index, context.variant)
     template = templates[template_index(templates, context, *key)]
@@ -139,6 +139,8 @@ def render_with(fields: Fields, template: Template, form: OptionForm, place: str
     answers = list(fields.get("answers", ()))
     if answers:
         texts.setdefault("answer", answers[0])
+    elif "answers" in fields and "answer" not in fields:
+        raise DataError(f"{place}: 'answers' is an empty list; give the row an answer, or leave it out")
     choices = list(fields.get("options", ()))
     asks = not template.is_inverted
     appended, letters = "", None

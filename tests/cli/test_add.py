@@ -156,6 +156,18 @@ WRONG = [
     ),
     (ALPACA[0], ["--template", "{instructoin}"], 2, "unknown field 'instructoin'; nearest: 'instruction'"),
     (ALPACA[0], ["--metric", "exactmatch"], 2, "unknown metric 'exactmatch'; nearest: 'exact_match'"),
+    (
+        ALPACA[0],
+        ["--metric", "paired"],
+        2,
+        "unknown metric 'paired'; valid: 'exact_match', 'rouge_l', 'sequence_accuracy'",
+    ),
+    (
+        {"text": "x", "answers": []},
+        ["--template", "{text}"],
+        1,
+        "task 'add_wrong', example 0: 'answers' is an empty list; give the row an answer, or leave it out",
+    ),
     (ALPACA[0], ["--columns", "a,b"], 2, "--columns is for CSV and TSV"),
     (ALPACA[0], ["--split-percent", "100"], 2, "--split-percent 100: must be from 0"),
     (ALPACA[0], ["--module", "tasks"], 2, "name a file that ends in .py"),

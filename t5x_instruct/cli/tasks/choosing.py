@@ -290,7 +290,9 @@ def _metrics(args: argparse.Namespace) -> list[str]:
     known = [
         name
         for name, value in inspect.getmembers(module, inspect.isfunction)
-        if value.__module__ == METRICS and list(inspect.signature(value).parameters) == ["targets", "predictions"]
+        if value.__module__ == METRICS
+        and list(inspect.signature(value).parameters) == ["targets", "predictions"]
+        and str(inspect.signature(value).return_annotation) == "dict[str, float]"
     ]
     wrong = [f"--metric: {unknown('metric', name, known)}" for name in args.metric if name not in known]
     if wrong:
