@@ -28,21 +28,27 @@ def run(args: argparse.Namespace) -> int:
 
     config = resolve(["runs/eval.gin", *args.gin_file], args.gin_overrides, verb="eval")
     from t5x_instruct.common import hosts
-    from t5x_instruct.evaluation.normalized import normalized_average
     from t5x_instruct.runs.evaluate import run_evaluation
 
-    hosts.initialize()
-    result = run_evaluation(config.instantiate("EvalRun", output=args.output))
-    if args.json:
+    with hosts.joined(config.instantiate("HostSettings")):
+        result = run_evaluation(config.instantiate("EvalRun", output=args.output))
+        if hosts.process_index() == 0:
+            _print_result(result, args.json)
+    return 0
+
+
+def _print_result(result: Any, as_json: bool) -> None:
+    from t5x_instruct.evaluation.normalized import normalized_average
+
+    if as_json:
         print_json(result.to_json() | {"normalized": normalized_average(result.tasks).to_json()})
-        return 0
+        return
     _print_figures(result)
     for task in result.tasks:
         if task.seen:
             print(f"warning: {task.task}: the model was trained on the same data ({', '.join(task.seen)})")
     for problem in result.problems:
         print(f"note: {problem}")
-    return 0
 
 
 def _print_figures(result: Any) -> None:

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-import sys
+from typing import Any
 
 from t5x_instruct.cli.gin_arguments import add_gin_arguments
 
@@ -25,20 +25,26 @@ def run(args: argparse.Namespace) -> int:
     config = resolve(args.gin_file, args.gin_overrides, verb="train")
     from t5x_instruct.common import hosts
 
-    hosts.initialize()
+    with hosts.joined(config.instantiate("HostSettings")):
+        return _run(args, config)
+
+
+def _run(args: argparse.Namespace, config: Any) -> int:
+    from t5x_instruct.common import hosts
+
     training_run = config.instantiate("TrainRun")
     if args.dry_run:
         from t5x_instruct.runs.dry_run import dry_run
 
-        print(dry_run(training_run, config.text))
-        return 0
-    from t5x_instruct.evaluation.report import summary_text
-    from t5x_instruct.runs.train import train
-
-    report = train(training_run, config.text)
-    if args.json:
-        print(json.dumps({"model_dir": training_run.model_dir, "report": str(report)}))
+        text = dry_run(training_run, config.text)
     else:
-        print(summary_text(report.with_suffix(".json")))
-    sys.stdout.flush()
+        from t5x_instruct.evaluation.report import summary_text
+        from t5x_instruct.runs.train import train
+
+        report = train(training_run, config.text)
+        text = json.dumps({"model_dir": training_run.model_dir, "report": str(report)})
+        if not args.json and hosts.process_index() == 0:  # which has written it
+            text = summary_text(report.with_suffix(".json"))
+    if hosts.process_index() == 0:
+        print(text, flush=True)
     return 0

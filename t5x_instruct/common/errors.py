@@ -66,6 +66,19 @@ class StoppedOnRequest(InstructError):
     exit_code = EXIT_RESUME
 
 
+class HostEnded(InstructError):
+    """Another host of the run is gone, so that this one cannot go on; what is saved is intact.
+
+    Args:
+        text: which one, and what is known of its end.
+        exit_code: that of the other host, or 1.
+    """
+
+    def __init__(self, text: str, exit_code: int):
+        self.exit_code = exit_code
+        super().__init__(text)
+
+
 def nearest(name: str, valid: Iterable[str], n: int = 3) -> list[str]:
     """The `n` names of `valid` that look most like `name`, best first; empty when none is close."""
     valid = sorted(set(valid))

@@ -27,6 +27,7 @@ CONFIGURABLES: dict[str, str] = {
     "RopeScaling": "t5x_instruct.models.layers.rope:RopeScaling",
     "T5Config": "t5x_instruct.models.t5:T5Config",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
+    "HostSettings": "t5x_instruct.common.hosts:HostSettings",
     "LaunchSettings": "t5x_instruct.cloud.settings:LaunchSettings",
     "adamw": "t5x_instruct.training.optimizers:adamw",
     "adafactor": "t5x_instruct.training.adafactor:adafactor",
@@ -147,6 +148,11 @@ MACROS: dict[str, Macro] = {
     "MAX_NEW_TOKENS": Macro(int, "longest answer [tokens]", _by("train", "eval", "infer", default=128), minimum=1),
     # The hardware.
     "MESH": Macro(dict[str, int], "devices on each mesh axis, e.g. {'model': 4}; the rest is 'fsdp'", {"train": {}}),
+    "HEARTBEAT_TIMEOUT": Macro(
+        float,
+        "seconds without a sign of life after which a host is lost and the others end",
+        _by("train", "eval", default=100.0),
+    ),
     "DTYPE": Macro(
         Literal["float32", "bfloat16"] | None,
         "type of activations (None: the model's own)",

@@ -1,16 +1,19 @@
 """The device mesh: always the same five axes, size 1 where unused."""
 
 import dataclasses
+import itertools
 import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
+from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import ConfigError
 
 MESH_AXES = ("replica", "data", "fsdp", "sequence", "model")
@@ -86,6 +89,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
     Raises:
         ConfigError: the sizes do not multiply to the number of devices, or slices do not share the replicas evenly.
     """
+    of_this_run = devices is None
     devices = list(jax.devices() if devices is None else devices)
     sizes = config.sizes(len(devices))
     if devices[0].platform != "tpu":
@@ -96,7 +100,30 @@ def make_mesh(config: MeshConfig, devices: Sequence[Any] | None = None) -> Mesh:
         _check_slices(sizes[0], slices, devices)
         within, between = (sizes[0] // slices, *sizes[1:]), (slices, *(1 for _ in sizes[1:]))
         grid = mesh_utils.create_hybrid_device_mesh(within, between, devices, allow_split_physical_axes=True)
-    return Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    mesh = Mesh(grid, MESH_AXES, axis_types=(AxisType.Auto,) * len(MESH_AXES))
+    if of_this_run and devices[0].platform == "cpu" and hosts.process_count() > 1:
+        _connect(mesh)
+    return mesh
+
+
+def _connect(mesh: Mesh) -> None:
+    """Connects the processes of a run on CPUs, for every group of devices that its collectives may be among.
+
+    Gloo connects a group when it is first used, and then the slowest host may be 30 s late; ever after it may be as
+    slow as it likes. Here none is late.
+    """
+    used = [axis for axis in MESH_AXES if mesh.shape[axis] > 1]
+    groups = [group for size in range(1, len(used) + 1) for group in itertools.combinations(used, size)]
+
+    def sums(ones: jax.Array) -> list[jax.Array]:
+        return [jax.lax.psum(ones, group) for group in groups]
+
+    one_each = jax.sharding.PartitionSpec(tuple(used))
+    of_others = [jax.sharding.PartitionSpec(tuple(axis for axis in used if axis not in group)) for group in groups]
+    ones = jax.jit(lambda: jnp.ones(mesh.size), out_shardings=jax.sharding.NamedSharding(mesh, one_each))()
+    connect = jax.jit(jax.shard_map(sums, mesh=mesh, in_specs=one_each, out_specs=of_others))
+    hosts.barrier("mesh")
+    jax.block_until_ready(connect(ones))
 
 
 def _check_slices(replica: int, slices: int, devices: Sequence[Any]) -> None:

@@ -69,7 +69,8 @@ def train(run: TrainRun, config_text: str = "") -> Path:
     folder = Path(run.model_dir)
     folder.mkdir(parents=True, exist_ok=True)
     with _stopping(), lock_model_dir(folder), contextlib.closing(_Stages(run, folder)) as stages:
-        write_bytes(folder / "config.gin", config_text.encode())
+        if hosts.process_index() == 0:
+            write_bytes(folder / "config.gin", config_text.encode())
         return stages.run()
 
 
@@ -158,7 +159,8 @@ class _Stages:
         writer = MetricsWriter(self.folder, resume)
         checkpoints = _Saving(self.checkpoints, lambda: self._write_consumed(loader))
         try:
-            return trainer.run(state, writer, checkpoints, Progress(self.loop.train_steps))
+            progress = Progress(self.loop.train_steps) if hosts.process_index() == 0 else None
+            return trainer.run(state, writer, checkpoints, progress)
         finally:
             writer.close()
 
@@ -171,19 +173,26 @@ class _Stages:
         say(f"scoring the held-out tasks {name} training, {how} ...")
         lm = LanguageModel(self.model, params, self.opened.vocabulary)
         result = score(lm, self.mixture, self.data, self.evaluation, self.mixture.train_tasks)
-        path = self._evaluation_path(name)
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, result.to_json())
+        if hosts.process_index() == 0:
+            path = self._evaluation_path(name)
+            path.parent.mkdir(exist_ok=True)
+            write_json(path, result.to_json())
         return result
 
     def _stored(self, name: str) -> EvalResult | None:
-        path = self._evaluation_path(name)
-        return EvalResult.from_json(read_json(path)) if path.exists() else None
+        """What host 0 finds, which wrote it: the others may not see its file yet."""
+        path, stored = self._evaluation_path(name), None
+        if hosts.process_index() == 0 and path.exists():
+            stored = read_json(path)
+        stored = hosts.broadcast_from_host0(stored)
+        return None if stored is None else EvalResult.from_json(stored)
 
     def _evaluation_path(self, name: str) -> Path:
         return self.folder / "samples" / f"held_out_{name}.json"
 
     def _write_manifest(self, loader: Any, resume: int | None) -> None:
+        if hosts.process_index() != 0:
+            return
         path = self.folder / "manifest.json"
         environment = describe_environment(self.mesh)
         if resume is not None and path.exists():

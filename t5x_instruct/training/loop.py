@@ -19,6 +19,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import ConfigError, NonFiniteLossError, StoppedOnRequest
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.models.api import Model
@@ -210,6 +211,11 @@ class Trainer:
         with stop_requests() as stop:
             state = self._steps(state, first, writer, checkpoints, progress, stop)
             checkpoints.wait()
+            if stop.why is not None:
+                raise StoppedOnRequest(
+                    f"stopped by {stop.why} after the last of {self.config.train_steps} steps; the checkpoint is "
+                    "saved, the same command goes on from it"
+                )
         return state
 
     def _steps(
@@ -236,14 +242,15 @@ class Trainer:
                     writer.write(step, "validation", record)
                     measured = self._unless_named() | named_numbers("validation", record)
                     log.restart_clock()
-            if self._due(self.config.checkpoint_period, step) or stop.requested:
+            why_stop = stop.after(step)
+            if self._due(self.config.checkpoint_period, step) or why_stop is not None:
                 log.flush()
                 checkpoints.save(step, state, data_state, measured)
                 log.restart_clock()
-                if stop.requested and step < total:
+                if why_stop is not None and step < total:
                     checkpoints.wait()
                     raise StoppedOnRequest(
-                        f"stopped by {stop.signal_name} after step {step} of {total}; the checkpoint is saved, "
+                        f"stopped by {why_stop} after step {step} of {total}; the checkpoint is saved, "
                         "the same command goes on from it"
                     )
         log.flush()
@@ -312,15 +319,24 @@ def check_finite(step: int, record: Mapping[str, Any], sums: Mapping[str, Any], 
 
 
 class StopRequest:
-    """Whether a signal has asked the run to save and end."""
+    """Whether a signal has asked the run to save and end; on several hosts a signal to one asks all."""
 
     def __init__(self) -> None:
-        self.signal_name: str | None = None
+        self._signal: str | None = None
+
+    def ask(self, signal_name: str) -> None:
+        """Takes note of a signal to this host."""
+        self._signal = self._signal or signal_name
+        hosts.ask_to_stop(self._signal)
+
+    def after(self, step: int) -> str | None:
+        """What asked the run to stop after this step: on all hosts the same, if all ask after each step."""
+        return hosts.stop_after(step, self._signal)
 
     @property
-    def requested(self) -> bool:
-        """True once SIGTERM or SIGINT has come."""
-        return self.signal_name is not None
+    def why(self) -> str | None:
+        """What has asked the run to stop, as far as this host knows."""
+        return self._signal or hosts.asked_to_stop()
 
 
 @contextmanager
@@ -330,9 +346,9 @@ def stop_requests() -> Iterator[StopRequest]:
     before: dict[signal.Signals, Any] = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if request.requested and number == signal.SIGINT:
+        if request.why is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
-        request.signal_name = signal.Signals(number).name
+        request.ask(signal.Signals(number).name)
 
     try:
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -10,6 +10,7 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from t5x_instruct.common import hosts
 from t5x_instruct.common.io import write_bytes
 
 METRICS_FILE = "metrics.jsonl"
@@ -95,7 +96,7 @@ def named_numbers(kind: str, record: Mapping[str, Any]) -> dict[str, float]:
 
 
 class MetricsWriter:
-    """Appends records to `metrics.jsonl` and TensorBoard events in a run's folder.
+    """Appends records to `metrics.jsonl` and TensorBoard events in a run's folder; host 0 writes for all.
 
     Args:
         model_dir: the run's folder.
@@ -103,6 +104,9 @@ class MetricsWriter:
     """
 
     def __init__(self, model_dir: Path, resume_step: int = 0):
+        self._writes = hosts.process_index() == 0
+        if not self._writes:
+            return
         from tensorboardX import SummaryWriter
 
         self._path = model_dir / METRICS_FILE
@@ -123,6 +127,8 @@ class MetricsWriter:
             kind: "train" or "validation"; the prefix of the TensorBoard tags.
             record: numbers, and mappings of numbers.
         """
+        if not self._writes:
+            return
         line = {"step": step, "kind": kind, **record}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -131,6 +137,8 @@ class MetricsWriter:
 
     def close(self) -> None:
         """Flushes and closes both files."""
+        if not self._writes:
+            return
         self._file.close()
         self._board.close()
 

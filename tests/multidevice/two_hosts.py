@@ -105,13 +105,13 @@ class Host:
 
 
 def main(root, output):
-    hosts.initialize()
-    host = Host(root)
-    np.savez(output / f"host{hosts.process_index()}.npz", **host.train())
-    (output / f"host{hosts.process_index()}.json").write_text(json.dumps(host.figures()))
-    hosts.barrier("done")
-    answer = hosts.broadcast_from_host0({"from": hosts.process_index(), "text": "ä" * (3 + hosts.process_index())})
-    assert answer == {"from": 0, "text": "äää"}
+    with hosts.joined(hosts.HostSettings()):
+        host = Host(root)
+        np.savez(output / f"host{hosts.process_index()}.npz", **host.train())
+        (output / f"host{hosts.process_index()}.json").write_text(json.dumps(host.figures()))
+        hosts.barrier("done")
+        answer = hosts.broadcast_from_host0({"from": hosts.process_index(), "text": "ä" * (3 + hosts.process_index())})
+        assert answer == {"from": 0, "text": "äää"}
 
 
 if __name__ == "__main__":
