@@ -1,8 +1,9 @@
 """What happens to a host when host 0, with which JAX's coordination service lives, is gone.
 
-JAX then aborts every other process within milliseconds, with a stack trace and no name. No thread can be faster, and the
-callback that its client takes for this case cannot be called (jaxlib 0.10 to 0.12 cannot make its argument). What can be
-had is the last word, since `abort` raises SIGABRT first; Python's own handlers run too late, so this one is called by C.
+JAX then aborts every other process within milliseconds, with a stack trace and no name. No thread can be faster, and
+the callback that its client takes for this case cannot be called (jaxlib 0.10 to 0.12 cannot make its argument). What
+can be had is the last word, since `abort` raises SIGABRT first; Python's own handlers run too late, so this one is
+called by C.
 """
 
 import ctypes

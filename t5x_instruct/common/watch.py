@@ -42,17 +42,17 @@ class HostName(NamedTuple):
     """A host as people find it.
 
     Attributes:
-        index: its number in the run.
+        host: its number in the run.
         pid: its process.
         machine: where that runs.
     """
 
-    index: int
+    host: int
     pid: int
     machine: str
 
     def __str__(self) -> str:
-        return f"host {self.index} (process {self.pid} on {self.machine})"
+        return f"host {self.host} (process {self.pid} on {self.machine})"
 
 
 class Watch:
