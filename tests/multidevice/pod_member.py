@@ -23,7 +23,7 @@ def misbehave(what):
     elif what == "fault":
         raise DataError("a shard is damaged")
     elif what == "sleep":
-        time.sleep(3)
+        time.sleep(40)
     elif what == "stop":
         hosts.ask_to_stop("SIGTERM")
 

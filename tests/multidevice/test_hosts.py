@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from t5x_instruct.cloud.local_pod import LocalPod, PodRun
 from t5x_instruct.data.prepared import ensure_prepared
 
 from .two_hosts import STEPS, lonely_settings, settings, spec_of
@@ -103,3 +104,73 @@ def test_two_processes_find_exactly_the_figures_of_one(one_and_two):
     tasks = {task["task"]: task for task in whole["evaluation"]["tasks"]}
     assert {name: task["num_examples"] for name, task in tasks.items()} == {"lonely_one": 1, "small_last": 3}
     assert not any(task["problems"] for task in tasks.values())
+
+
+def small_pod(what, who, step=5, *, count=2, timeout=20, grace=60):
+    """Runs `pod_member` on a pod; returns the exit codes of all hosts, the pod's, and the lines."""
+    lines = []
+    command = [sys.executable, "-m", "tests.multidevice.pod_member", what, str(who), str(step), str(timeout)]
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    run = PodRun(LocalPod(count, 2, grace_seconds=grace), command, lines.append, environment)
+    code = run.run()
+    return [process.returncode for process in run.processes], code, lines
+
+
+def errors_of(host, lines):
+    return [line for line in lines if line.startswith(f"[{host}] error: ")]
+
+
+def test_a_stop_that_one_host_is_asked_for_is_one_step_of_all():
+    ends, code, lines = small_pod("stop", 1)
+    assert (ends, code) == ([42, 42], 42), lines
+    steps = [errors_of(host, lines)[0].partition("after step ")[2] for host in range(2)]
+    assert steps[0] == steps[1]
+    assert int(steps[0]) > 5
+    assert "stopped by SIGTERM on host 1 (process" in errors_of(0, lines)[0]
+
+
+def test_when_host_0_is_killed_the_other_says_so_and_ends_with_1():
+    """Though JAX aborts it, since the coordination service is gone."""
+    ends, code, lines = small_pod("kill", 0)
+    assert (ends, code) == ([-9, 1], 1), lines
+    assert "error: host 0 (process" in errors_of(1, lines)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("count", "who"), [(2, 1), (4, 2)])
+def test_a_killed_host_is_named_by_the_others_which_end_with_1(count, who):
+    ends, code, lines = small_pod("kill", who, count=count)
+    assert ends == [-9 if host == who else 1 for host in range(count)], lines
+    assert code == 1
+    for host in set(range(count)) - {who}:
+        assert f"error: host {who} (process" in errors_of(host, lines)[-1]
+        assert "HEARTBEAT_TIMEOUT = 20" in errors_of(host, lines)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 2])
+def test_a_frozen_host_is_lost_too(who):
+    ends, code, lines = small_pod("freeze", who, count=3, grace=30)
+    assert ends == [-9 if host == who else 1 for host in range(3)], lines
+    assert code == 1
+    for host in set(range(3)) - {who}:
+        assert f"error: host {who} (process" in errors_of(host, lines)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("who", [0, 2])
+def test_a_fault_of_one_host_ends_all_with_its_message(who):
+    ends, _, lines = small_pod("fault", who, count=3)
+    assert ends == [1, 1, 1], lines
+    for host in range(3):
+        assert "a shard is damaged" in errors_of(host, lines)[-1]
+        assert host == who or f"host {who} (process" in errors_of(host, lines)[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_host_that_is_slower_than_the_timeout_is_waited_for(step):
+    """It lives, though its steps take long: at the first, when the processes are connected, and later."""
+    ends, _, lines = small_pod("sleep", 1, step, timeout=10)
+    assert ends == [0, 0], lines
+    assert sum("sum 6" in line for line in lines) == 2 * 200
