@@ -49,6 +49,14 @@ def run(args: argparse.Namespace) -> int:
     from t5x_instruct.config.validate import resolve
 
     config = resolve(["runs/infer.gin", *args.gin_file], args.gin_overrides, verb="infer")
+    from t5x_instruct.common import hosts
+
+    with hosts.joined(config.instantiate("HostSettings")):
+        return _run(args, config)
+
+
+def _run(args: argparse.Namespace, config: Any) -> int:
+    from t5x_instruct.common import hosts
     from t5x_instruct.runs.infer import Inference, Request, read_requests, write_answers
 
     chosen = ("temperature", "top_k", "top_p", "num_beams", "length_penalty", "shots")
@@ -60,8 +68,12 @@ def run(args: argparse.Namespace) -> int:
         requests: list[Request] = [{"prompt": prompt} for prompt in args.prompt]
         if args.input:
             requests += read_requests(args.input)
-        write_answers(requests, inference.answer(requests), args.output)
+        answers = inference.answer(requests)
+        if hosts.process_index() == 0:
+            write_answers(requests, answers, args.output)
         return 0
+    if hosts.process_count() > 1:
+        raise ConfigError("several hosts have no terminal in common: give prompts with --prompt or --input")
     interactive = sys.stdin.isatty()
     while True:
         if interactive:

@@ -151,7 +151,7 @@ MACROS: dict[str, Macro] = {
     "HEARTBEAT_TIMEOUT": Macro(
         float,
         "seconds without a sign of life after which a host is lost and the others end",
-        _by("train", "eval", default=100.0),
+        _by("train", "eval", "infer", default=100.0),
     ),
     "DTYPE": Macro(
         Literal["float32", "bfloat16"] | None,
