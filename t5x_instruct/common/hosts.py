@@ -54,8 +54,9 @@ def joined(settings: HostSettings) -> Iterator[None]:
         _watch.finish()
     except BaseException as error:
         ended = _consequence(error, _watch)
-        code = (ended or error).exit_code if isinstance(ended or error, InstructError) else EXIT_FAULT
-        _watch.leave(code, str(ended or error) or type(error).__name__)
+        told = ended or error
+        code = told.exit_code if isinstance(told, InstructError) else EXIT_FAULT
+        _watch.leave(code, str(told) or type(told).__name__)
         # Registered last, it runs first: JAX's own way out waits minutes for hosts that are gone.
         atexit.register(_exit_now, code)
         if ended is not None:
@@ -78,13 +79,13 @@ def _initialize(settings: HostSettings) -> bool:
     # The watch agrees on where to stop; JAX's own service would take SIGTERM away from Python.
     jax.config.update("jax_enable_preemption_service", False)
     # The watch is to be the first to notice.
-    timeouts = {"heartbeat_timeout_seconds": int(2 * settings.heartbeat_timeout) + 60}
+    timeout = int(2 * settings.heartbeat_timeout) + 60
     if address:
-        places = _numbers(NUM_HOSTS, HOST)
-        jax.distributed.initialize(address, num_processes=places[0], process_id=places[1], **timeouts)
+        count, index = _numbers(NUM_HOSTS, HOST)
+        jax.distributed.initialize(address, count, index, heartbeat_timeout_seconds=timeout)
     else:
         try:
-            jax.distributed.initialize(**timeouts)
+            jax.distributed.initialize(heartbeat_timeout_seconds=timeout)
         except (ValueError, OSError) as error:  # JAX finds no coordinator: no slice that the service tells of
             if len(_listed_hosts()) > 1:
                 raise ConfigError(f"the hosts of this slice cannot be joined: {error}") from error

@@ -37,7 +37,7 @@ def test_the_variables_say_which_host_of_how_many(asked, monkeypatch):
         monkeypatch.setenv(name, value)
     enter()
     # JAX's own timeout is the longer one: its message names nobody.
-    assert asked == [(("10.0.0.1:8476",), {"num_processes": 4, "process_id": 2, "heartbeat_timeout_seconds": 120})]
+    assert asked == [(("10.0.0.1:8476", 4, 2), {"heartbeat_timeout_seconds": 120})]
 
 
 def test_a_slice_of_several_hosts_is_joined_as_jax_finds_it(asked, monkeypatch):
