@@ -255,8 +255,8 @@ def inference_mesh(abstract: Any, axes: Any, devices: Sequence[Any] | None = Non
     """A mesh of all devices for parameters of any sizes.
 
     They are sharded (`fsdp`) over as many devices as divide both the number of devices and every axis that is to be
-    sharded; each such group of devices holds a copy (`data`, and `replica` across slices). Where nothing divides, every device holds a copy. Rows
-    are spread over all devices either way.
+    sharded; each such group of devices holds a copy (`data`, and `replica` across slices). Where nothing divides,
+    every device holds a copy. Rows are spread over all devices either way.
 
     Args:
         abstract: nested tree whose leaves have a `shape`.
