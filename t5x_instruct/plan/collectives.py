@@ -1,7 +1,7 @@
 """What a compiled step sends between devices: how often, how much, over which wires, for how long at least."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from t5x_instruct.plan.hlo import Groups, Instruction, Program, replica_groups
@@ -25,6 +25,8 @@ class Collective(NamedTuple):
         network: "ici" within a slice, "dcn" between slices.
         seconds: the least time of all repetitions at the wires' full speed.
         source: where in the model it comes from, for people.
+        upward: of a permute, whether most messages go to a device with a higher number; what goes the other way has
+            wires of its own.
     """
 
     kind: str
@@ -34,6 +36,7 @@ class Collective(NamedTuple):
     network: str
     seconds: float
     source: str
+    upward: bool | None = None
 
     @property
     def total_bytes(self) -> int:
@@ -111,8 +114,19 @@ def _measure(
     # The asynchronous form gives (operand, result, flags).
     given = max(sizes) if one.opcode.endswith("-start") else sum(sizes)
     size = given * ways if one.opcode in ("reduce-scatter", "all-to-all") else given
+    if kind == "collective-permute":
+        upward = 2 * sum(group[0] < group[1] for group in groups) > len(groups)
+        return Collective(kind, times, size, ways, "ici", times * size / chip.ici_bandwidth, where, upward)
     seconds = times * _seconds(kind, size, ways, _bandwidth(groups, devices, chip))
     return Collective(kind, times, size, ways, "ici", seconds, where)
+
+
+def seconds_together(collectives: Iterable[Collective]) -> float:
+    """The least time [s] of collectives that use the same wires one after another, opposite permutes side by side."""
+    waits: dict[bool | None, float] = {None: 0.0, True: 0.0, False: 0.0}
+    for one in collectives:
+        waits[one.upward] += one.seconds
+    return waits[None] + max(waits[True], waits[False])
 
 
 def _seconds(kind: str, size: int, ways: int, bandwidth: float) -> float:
@@ -122,7 +136,7 @@ def _seconds(kind: str, size: int, ways: int, bandwidth: float) -> float:
     device's own part through every wire, an all-reduce is both, an all-to-all sends a quarter.
     """
     share = size * (ways - 1) / ways / bandwidth
-    return {"all-reduce": 2 * share, "all-to-all": share / 4, "collective-permute": size / bandwidth}.get(kind, share)
+    return {"all-reduce": 2 * share, "all-to-all": share / 4}.get(kind, share)
 
 
 def _bandwidth(groups: Groups, devices: Sequence[Any], chip: Chip) -> float:

@@ -17,6 +17,7 @@ _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _OPERAND = re.compile(r"%([^\s,()]+)")
 _ON_CHIP = re.compile(r"S\([1-4]\)")  # vector and scalar memory and flags; 5 is the host's memory
 _INTEGER = re.compile(r"constant\((-?\d+)\)")
+_INDEX = re.compile(r"get-tuple-element\(.*index=(\d+)")
 
 
 class Buffer(NamedTuple):
@@ -152,21 +153,26 @@ class Program:
         return self._open_trips
 
     def trip_count(self, loop: Instruction) -> int | None:
-        """How often a loop runs, from the constant that its counter, which starts at 0, is compared with.
+        """How often a loop runs, from the constants that its counter, which starts at 0, grows by and is compared with.
 
         Returns:
-            None if its condition has another form.
+            None if its condition or its body has another form.
         """
-        condition = self.computations[loop.called["condition"][0]]
-        compare = condition.instructions[condition.root]
-        counts = [
-            int(found[1])
-            for name in compare.operands
-            if (found := _INTEGER.search(condition.instructions[name].text)) is not None
-        ]
-        if compare.opcode != "compare" or "direction=LT" not in compare.text or len(counts) != 1:
+        condition, body = (self.computations[loop.called[part][0]] for part in ("condition", "body"))
+        compare, result = condition.instructions[condition.root], body.instructions[body.root]
+        if compare.opcode != "compare" or "direction=LT" not in compare.text or result.opcode != "tuple":
             return None
-        return counts[0]
+        compared = [condition.instructions[name] for name in compare.operands]
+        limits = [int(found[1]) for one in compared if (found := _INTEGER.search(one.text))]
+        counters = [int(found[1]) for one in compared if (found := _INDEX.search(one.text))]
+        if len(limits) != 1 or len(counters) != 1:
+            return None
+        # Unrolled by the compiler, a loop's counter grows by more than 1.
+        grown = body.instructions[result.operands[counters[0]]]
+        steps = [int(found[1]) for name in grown.operands if (found := _INTEGER.search(body.instructions[name].text))]
+        if grown.opcode != "add" or len(steps) != 1:
+            return None
+        return -(-limits[0] // steps[0])
 
     def inside(self, instruction: Instruction) -> Iterator[Instruction]:
         """An instruction and all that is fused into it."""

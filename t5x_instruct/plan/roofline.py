@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from t5x_instruct.plan.collectives import seconds_together
 from t5x_instruct.plan.compiled import Plan, Work
 from t5x_instruct.plan.topologies import Slices
 
@@ -49,7 +50,7 @@ def estimate(work: Work, slices: Slices) -> Estimate:
         slices: where.
     """
     chip, devices = slices.chip, slices.num_devices
-    sent = {name: sum(one.seconds for one in work.collectives if one.network == name) for name in ("ici", "dcn")}
+    sent = {name: seconds_together(one for one in work.collectives if one.network == name) for name in ("ici", "dcn")}
     return Estimate(compute=work.flops / devices / chip.flops, hbm=work.hbm_traffic / chip.hbm_bandwidth, **sent)
 
 

@@ -14,8 +14,7 @@ from t5x_instruct.common.errors import CheckpointError, InstructError
 from t5x_instruct.common.trees import unflatten
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.models.decoder import DecoderConfig
-from t5x_instruct.models.presets import config_from_dict
-from t5x_instruct.models.presets import make_model
+from t5x_instruct.models.presets import config_from_dict, make_model
 
 from . import tiny_gguf as tiny
 from .states import bits, files_of, mesh_of, sharding

@@ -7,7 +7,7 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from t5x_instruct.common.errors import DataError
-from t5x_instruct.plan.collectives import collectives_of
+from t5x_instruct.plan.collectives import Collective, collectives_of, seconds_together
 from t5x_instruct.plan.hlo import Program, replica_groups
 from t5x_instruct.plan.topologies import CHIPS, devices_of, parse_slices
 
@@ -38,6 +38,39 @@ def test_groups_of_another_form_and_a_text_that_is_no_program():
         replica_groups("x(), replica_groups=somehow")
     with pytest.raises(DataError, match="no entry computation"):
         Program("nothing")
+
+
+LOOP = """
+%body (p: (u32[], f32[8])) -> (u32[], f32[8]) {{
+  %p = (u32[], f32[8]) parameter(0)
+  %step = u32[] constant({step})
+  %i = u32[] get-tuple-element(%p), index=0
+  %x = f32[8] get-tuple-element(%p), index=1
+  %next = u32[] {grow}(%i, %step)
+  ROOT %result = (u32[], f32[8]) tuple(%next, %x)
+}}
+
+%condition (q: (u32[], f32[8])) -> pred[] {{
+  %q = (u32[], f32[8]) parameter(0)
+  %limit = u32[] constant(9)
+  %j = u32[] get-tuple-element(%q), index=0
+  ROOT %less = pred[] compare(%j, %limit), direction=LT
+}}
+
+ENTRY %main (a: (u32[], f32[8])) -> (u32[], f32[8]) {{
+  %a = (u32[], f32[8]) parameter(0)
+  ROOT %loop = (u32[], f32[8]) while(%a), condition=%condition, body=%body
+}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("grow", "step", "times"), [("add", 1, 9), ("add", 2, 5), ("add", 3, 3), ("multiply", 2, None)]
+)
+def test_a_loop_runs_as_often_as_its_counter_takes_to_its_limit(grow, step, times):
+    program = Program(LOOP.format(grow=grow, step=step))
+    loop = program.computations["main"].instructions["loop"]
+    assert program.trip_count(loop) == times
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +135,11 @@ def test_what_goes_between_slices_is_told_apart(devices):
     (only,) = collectives_of(Program(text), two, CHIPS["v5e"])
     assert only[:5] == ("all-reduce", 1, 4 << 20, 2, "dcn")
     assert only.seconds == pytest.approx((4 << 20) / CHIPS["v5e"].dcn_bandwidth)
+
+
+def test_permutes_in_both_directions_share_no_wire():
+    def permute(upward, seconds):
+        return Collective("collective-permute", 1, 8, 2, "ici", seconds, "here", upward)
+
+    reduced = Collective("all-reduce", 1, 8, 2, "ici", 5.0, "here")
+    assert seconds_together([permute(True, 2.0), permute(True, 1.0), permute(False, 2.5), reduced]) == 8.0
