@@ -104,7 +104,7 @@ class Watch:
     def leave(self, code: int, message: str) -> None:
         """Tells the others that this host ends, and how; host 0, which keeps the board, waits for them to go.
 
-        The process ends `GRACE_SECONDS` later at the latest, whatever it waits for.
+        The process ends a few times `GRACE_SECONDS` later at the latest, whatever it waits for.
         """
         if self._verdict is None:
             how = "was stopped" if code == EXIT_RESUME else f"ended with exit code {code}"
@@ -165,7 +165,7 @@ class Watch:
 
     def _exchange(self, beat: str) -> None:
         self._board.write(_SAID + _BEAT_0 if self._index == 0 else f"{_BEATS}{self._index}", beat)
-        for host in self._lost if self._index == 0 else ():
+        for host in tuple(self._lost) if self._index == 0 else ():
             self._board.write(f"{_SAID}{_LOST}{host}", str(self._verdict))
         if self._asked is not None and self._stop is None:
             self._board.write(_SAID + _STOP, f"{self._asked} on {self._names[self._index]}")
@@ -192,10 +192,9 @@ class Watch:
         if _STOP not in said or self._stop_step is not None:
             return
         with self._changed:
-            first, self._stop = self._stop is None, said[_STOP]
-            place = self._place
-        if first:
-            self._board.write(f"{_PLACES}{self._index}", str(place))
+            self._stop = self._stop or said[_STOP]
+            place = self._place  # which stays from now on
+        self._board.write(f"{_PLACES}{self._index}", str(place))
         if self._index == 0 and _STOP_STEP not in said:
             places = self._board.read(_PLACES)
             if len(places) == self._count:
