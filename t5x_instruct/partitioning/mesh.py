@@ -131,8 +131,8 @@ def _check_slices(replica: int, slices: int, devices: Sequence[Any]) -> None:
     if replica % slices:
         works = [size for size in range(slices, len(devices) + 1, slices) if len(devices) % size == 0]
         raise ConfigError(
-            f"mesh replica={replica}: the devices are on {slices} slices, and only the replica axis goes across, so "
-            f"that it has to be a multiple of {slices}; "
+            f"mesh replica={replica}: the devices are on {slices} slices, and only the replica axis goes across "
+            f"slices, so that it has to be a multiple of {slices}; "
             f"nearest that works: {{'replica': {min(works, key=lambda size: abs(size - replica))}}}"
         )
     counts = Counter(device.slice_index for device in devices)

@@ -254,7 +254,7 @@ def inference_params(model: Model, devices: Sequence[Any] | None = None) -> Any:
 def inference_mesh(abstract: Any, axes: Any, devices: Sequence[Any] | None = None) -> Mesh:
     """A mesh of all devices for parameters of any sizes.
 
-    They are sharded (`fsdp`) over as many devices as divide both the number of devices and every axis that is to be
+    They are sharded (`fsdp`) over as many devices of a slice as divide both their number and every axis that is to be
     sharded; each such group of devices holds a copy (`data`, and `replica` across slices). Where nothing divides,
     every device holds a copy. Rows are spread over all devices either way.
 
