@@ -17,15 +17,27 @@ def named(model: Any) -> Iterator[tuple[str, Any]]:
     return model.named_parameters()
 
 
-def draw(model: Any, seed: int, stddev: Callable[[str, tuple[int, ...]], float | None]) -> None:
-    """Draws all weights with NumPy: vectors around 1, matrices with `stddev` (None: 1.5 / sqrt of the fan-in)."""
+def draw(
+    model: Any,
+    seed: int,
+    stddev: Callable[[str, tuple[int, ...]], float | None],
+    centre: Callable[[str], float] = lambda name: 1.0,
+) -> None:
+    """Draws all weights with NumPy.
+
+    Args:
+        model: a transformers model.
+        seed: of NumPy's generator.
+        stddev: of a matrix by its name and shape; None: 1.5 / sqrt of the fan-in.
+        centre: what a vector's numbers are drawn around.
+    """
     rng = np.random.default_rng(seed)
     with torch.no_grad():
         for name, parameter in named(model):
             noise = rng.normal(size=tuple(parameter.shape))
             scale = stddev(name, tuple(parameter.shape))
             if parameter.ndim == 1:
-                drawn = 1.0 + 0.3 * noise
+                drawn = centre(name) + 0.3 * noise
             else:
                 drawn = noise * (1.5 * parameter.shape[-1] ** -0.5 if scale is None else scale)
             parameter.copy_(torch.tensor(drawn, dtype=torch.float32))

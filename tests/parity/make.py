@@ -6,15 +6,18 @@ Each file holds a tiny random model, inputs, and what transformers makes of them
 default, and positions and distances go far, so that a constant that is not read shows. Read a file with
 ``numpy.load(path, allow_pickle=False)``. In all files:
 
-- ``settings``: JSON, the configuration by transformers' names. T5's ``tied_head`` and ``scale`` say whether the head
-  is the embedding and whether the decoder's output is multiplied by ``d_model ** -0.5``.
+- ``config`` (decoder families): JSON, `config.json` as transformers writes it.
+- ``settings`` (Llama, T5): JSON, the configuration by transformers' names. T5's ``tied_head`` and ``scale`` say whether
+  the head is the embedding and whether the decoder's output is multiplied by ``d_model ** -0.5``.
 - ``tensor/NAME``, ``grad/NAME``: weights, and the gradient of the loss by them, under transformers' names.
+- Decoder families: ``tokens`` int32 [batch, length], of which row b's first ``lengths[b]`` are no padding; logits of
+  padding are 0.
 - Llama: ``tokens``, ``positions`` int32 [batch, length]. T5: ``inputs`` int32 [batch, source], of which row b's first
   ``input_lengths[b]`` are no padding; the decoder is fed the start id and the targets but the last.
 - ``targets`` int32 and ``weights`` float32 [batch, length]; ``logits`` [batch, length, vocab]; ``loss``, the weighted
   sum of cross-entropies.
 - ``generated`` int32 and ``margins`` float32 [batch, steps]: greedy tokens, and the difference between the two largest
-  logits. Llama goes on from a row's first ``prompt_lengths[b]`` tokens, T5 from its inputs.
+  logits. Decoders go on from a row's first ``prompt_lengths[b]`` tokens, T5 from its inputs.
 
 Some files also hold beam search with `num_beams` beams, ``length_penalty=0.0`` and ``early_stopping="never"``, so that
 the answer is the likeliest of all that the search has seen:
@@ -38,9 +41,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.parity import golden_llama, golden_t5
+from tests.parity import golden_decoders, golden_llama, golden_t5
 
 MAKERS = {case: maker.compute for maker in (golden_llama, golden_t5) for case in maker.CASES}
+MAKERS |= {f"decoder_{family}": golden_decoders.compute for family in golden_decoders.CASES}
 
 
 def main() -> None:

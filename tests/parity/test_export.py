@@ -15,6 +15,8 @@ from t5x_instruct.data.vocabularies import ByteVocabulary, SentencePieceVocabula
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.models.presets import make_model
 from tests.checkpoints import tiny_hf as tiny
+from tests.parity import table
+from tests.parity.families import FAMILIES, Family
 
 pytestmark = pytest.mark.parity
 TEXTS = [
@@ -68,6 +70,11 @@ def test_logits(transformers: Any, tmp_path: Path, case: str, files: int) -> Non
             logits = model(tokens["tokens"], position_ids=tokens["positions"]).logits
     print(f"{case}: largest difference of logits {np.abs(logits.numpy() - golden['logits']).max():.1e}")
     np.testing.assert_allclose(logits.numpy(), golden["logits"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=[family.golden for family in FAMILIES])
+def test_every_family_comes_back_with_its_logits(transformers: Any, family: Family) -> None:
+    assert table.way_out(family) < 1e-4
 
 
 def test_words_and_the_chat_template(transformers: Any, tmp_path: Path) -> None:

@@ -69,24 +69,80 @@ class HfLayout(NamedTuple):
 
 def layout_of(config: DecoderConfig | T5Config) -> HfLayout:
     """All tensors of the model that a configuration describes."""
-    return llama_layout(config) if isinstance(config, DecoderConfig) else t5_layout(config)
+    return decoder_layout(config) if isinstance(config, DecoderConfig) else t5_layout(config)
 
 
-def llama_layout(c: DecoderConfig) -> HfLayout:
-    """The tensors of `LlamaForCausalLM`; a tied head has none."""
-    D, N, K, H, F = c.emb_dim, c.num_heads, c.num_kv_heads, c.head_dim, c.mlp_dim
+def decoder_layout(c: DecoderConfig) -> HfLayout:
+    """The tensors of the decoders' ``ForCausalLM`` classes; a tied head has none."""
+    D, F = c.emb_dim, c.mlp_dim
     top = {EMBEDDING: _table(c), "model.norm.weight": _vector("decoder/decoder_norm/scale", D)}
     if not c.tie_embeddings:
         top[HEAD] = _head(c)
-    layer = _attention("self_attn.{}_proj.weight", "self_attention", D, N, K, H) | {
-        "mlp.gate_proj.weight": _matrix("mlp/wi_0/kernel", F, D),
-        "mlp.up_proj.weight": _matrix("mlp/wi_1/kernel", F, D),
-        "mlp.down_proj.weight": _matrix("mlp/wo/kernel", D, F),
-        "input_layernorm.weight": _vector("pre_self_attention_layer_norm/scale", D),
-        "post_attention_layernorm.weight": _vector("pre_mlp_layer_norm/scale", D),
-    }
+    layer = _decoder_attention(c)
+    for theirs, ours, rows, columns in (("gate", "wi_0", F, D), ("up", "wi_1", F, D), ("down", "wo", D, F)):
+        layer[f"mlp.{theirs}_proj.weight"] = _matrix(f"mlp/{ours}/kernel", rows, columns)
+        if c.mlp_bias:
+            layer[f"mlp.{theirs}_proj.bias"] = _vector(f"mlp/{ours}/bias", rows)
+    norms = _PARALLEL_NORM if c.parallel_block else _NORMS[c.norm_placement]
+    layer |= {f"{theirs}.weight": _vector(f"{ours}/scale", D) for theirs, ours in norms.items()}
     stack = HfStack("model.layers.{i}.", "decoder", c.num_layers, layer)
     return HfLayout(top, (stack,), {HEAD: EMBEDDING} if c.tie_embeddings else {})
+
+
+# "post_attention" is before the MLP in Llama and after attention in Gemma and OLMo.
+_NORMS = {
+    "pre": {
+        "input_layernorm": "pre_self_attention_layer_norm",
+        "post_attention_layernorm": "pre_mlp_layer_norm",
+    },
+    "post": {
+        "post_attention_layernorm": "post_self_attention_layer_norm",
+        "post_feedforward_layernorm": "post_mlp_layer_norm",
+    },
+    "both": {
+        "input_layernorm": "pre_self_attention_layer_norm",
+        "post_attention_layernorm": "post_self_attention_layer_norm",
+        "pre_feedforward_layernorm": "pre_mlp_layer_norm",
+        "post_feedforward_layernorm": "post_mlp_layer_norm",
+    },
+}
+_PARALLEL_NORM = {"input_layernorm": "pre_layer_norm"}
+
+
+def _decoder_attention(c: DecoderConfig) -> dict[str, HfTensor]:
+    D, N, K, H = c.emb_dim, c.num_heads, c.num_kv_heads, c.head_dim
+    tensors = _attention("self_attn.{}_proj.weight", "self_attention", D, N, K, H)
+    sizes = {"query": N, "key": K, "value": K}
+    if c.qkv_bias:
+        for name, heads in sizes.items():
+            tensors[f"self_attn.{name[0]}_proj.bias"] = _split_vector(f"self_attention/{name}/bias", heads, H)
+    if c.out_bias:
+        tensors["self_attn.o_proj.bias"] = _vector("self_attention/out/bias", D)
+    if c.qk_norm != "none":
+        for name in ("query", "key"):
+            size = H if c.qk_norm == "head" else sizes[name] * H
+            tensors[f"self_attn.{name[0]}_norm.weight"] = _vector(f"self_attention/{name}_norm/scale", size)
+    if c.parallel_block:
+        # The one family of such blocks turns pairs of neighbouring channels.
+        for name in tensors:
+            if name.startswith(("self_attn.q_proj", "self_attn.k_proj")):
+                tensors[name] = _with_halves(tensors[name], H)
+    return tensors
+
+
+def _with_halves(tensor: HfTensor, head_dim: int) -> HfTensor:
+    """A tensor of theirs [heads * head_dim, ...] whose channels 2 i and 2 i + 1 are our i and i + head_dim / 2."""
+
+    def to_halves(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, head_dim // 2, 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+
+    def to_pairs(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, 2, head_dim // 2, *array.shape[1:]).swapaxes(1, 2).reshape(array.shape)
+
+    return tensor._replace(
+        to_ours=lambda array: tensor.to_ours(to_halves(array)),
+        to_theirs=lambda array: to_pairs(tensor.to_theirs(array)),
+    )
 
 
 def t5_layout(c: T5Config) -> HfLayout:
@@ -150,6 +206,11 @@ def _attention(pattern: str, ours: str, D: int, N: int, K: int, H: int) -> dict[
 
 def _vector(ours: str, size: int) -> HfTensor:
     return HfTensor(ours, (size,), (size,), _same, _same)
+
+
+def _split_vector(ours: str, heads: int, head_dim: int) -> HfTensor:
+    shape = (heads, head_dim)
+    return HfTensor(ours, (heads * head_dim,), shape, lambda x: x.reshape(shape), np.ravel)
 
 
 def _matrix(ours: str, rows: int, columns: int) -> HfTensor:
