@@ -32,6 +32,7 @@ INSTALL_REQUIRES = [
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.9,<5",
     "tensorflow-text>=2.21,<2.22",
+    "tensorstore>=0.1.86,<0.2",
     "tokenizers>=0.22,<0.24",
 ]
 
@@ -50,6 +51,7 @@ EXTRAS_REQUIRE = {
     "test": [
         LIBTPU,
         "datasets>=4,<6",
+        "gcp-storage-emulator>=2026.7,<2027",
         "hypothesis>=6.120,<7",
         "mypy>=1.15,<3",
         "pytest>=8.3,<10",

@@ -25,3 +25,13 @@ import pytest  # noqa: E402
 def prepared_root(tmp_path_factory):
     """One folder of prepared data for all tests that train on the starter tasks."""
     return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="session")
+def bucket():
+    """`gs://test` on this machine, for this process and its children; the emulator's storage."""
+    from tests.bucket_server import bucket_server
+
+    with bucket_server("test") as (url, storage), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TENSORSTORE_GCS_HTTP_URL", url)
+        yield storage

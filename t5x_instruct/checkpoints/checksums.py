@@ -14,11 +14,14 @@ import google_crc32c
 from etils import epath
 
 from t5x_instruct.common import io
-from t5x_instruct.common.errors import CheckpointError
+from t5x_instruct.common.buckets import BucketPath
+from t5x_instruct.common.errors import BucketError, CheckpointError
+from t5x_instruct.common.paths import is_bucket
 
 CHECKSUMS_NAME = "CHECKSUMS.json"
 _BLOCK_BYTES = 1 << 20
 _THREADS = 4
+_BUCKET_THREADS = 16  # one stream from a bucket is slow, and many are not
 
 
 def write_checksums(step_folder: epath.Path) -> None:
@@ -31,7 +34,7 @@ def write_checksums(step_folder: epath.Path) -> None:
         OSError: the folder cannot be read or written.
     """
     names = sorted(_file_names(step_folder))
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with _pool(step_folder) as pool:
         entries = list(pool.map(lambda name: _measure(step_folder / name), names))
     content = {"step": step_folder.name, "files": dict(zip(names, entries, strict=True))}
     _write(step_folder / CHECKSUMS_NAME, _rendered(content))
@@ -45,6 +48,7 @@ def read_checksums(step_folder: epath.Path) -> dict[str, dict[str, Any]]:
 
     Raises:
         CheckpointError: the list is missing (the step is incomplete), damaged, or belongs to another step.
+        BucketError: the bucket cannot be reached.
     """
     path = step_folder / CHECKSUMS_NAME
     try:
@@ -53,6 +57,8 @@ def read_checksums(step_folder: epath.Path) -> dict[str, dict[str, Any]]:
         raise CheckpointError(
             f"step {step_folder} is incomplete: it has no {CHECKSUMS_NAME}, so its save was cut off"
         ) from None
+    except BucketError:
+        raise  # a bucket that does not answer says nothing of the step
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     try:
@@ -92,7 +98,7 @@ def verify(step_folder: epath.Path) -> list[str]:
         for name in sorted(present - expected.keys())
     ]
     common = sorted(present & expected.keys())
-    with ThreadPoolExecutor(_THREADS) as pool:
+    with _pool(step_folder) as pool:
         found = pool.map(lambda name: _measure(step_folder / name), common)
         for name, entry in zip(common, found, strict=True):
             for what, unit in (("size", " bytes"), ("crc32c", "")):
@@ -105,7 +111,15 @@ def verify(step_folder: epath.Path) -> list[str]:
     return problems
 
 
+def _pool(folder: epath.Path) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_BUCKET_THREADS if is_bucket(folder) else _THREADS)
+
+
 def _file_names(folder: epath.Path, prefix: str = "") -> Iterator[str]:
+    if isinstance(folder, BucketPath):  # one listing has all
+        names = (str(child.relative_to(folder)) for child in folder.objects())
+        yield from (name for name in names if name != CHECKSUMS_NAME)
+        return
     for child in folder.iterdir():
         name = prefix + child.name
         if child.is_dir():
@@ -131,7 +145,7 @@ def _rendered(content: dict[str, Any]) -> bytes:
 
 def _write(path: epath.Path, data: bytes) -> None:
     # An object store writes whole objects or nothing; a local disk needs the rename.
-    if "://" in str(path):
+    if is_bucket(path):
         path.write_bytes(data)
     else:
         io.write_bytes(Path(path), data)

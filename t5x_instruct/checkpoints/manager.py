@@ -8,7 +8,6 @@ import re
 import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
 import jax
@@ -20,7 +19,9 @@ from orbax.checkpoint.options import AsyncOptions
 from t5x_instruct.checkpoints import checksums, leaves
 from t5x_instruct.checkpoints.leaves import LeafSpec
 from t5x_instruct.common import hosts
+from t5x_instruct.common.buckets import use_for_epath
 from t5x_instruct.common.errors import CheckpointError, unknown
+from t5x_instruct.common.paths import AnyPath, is_bucket
 
 _STATE, _RUN, _RUN_FILE = "state", "run", "metadata"
 _TEMPORARY_MARK = ".orbax-checkpoint-tmp"
@@ -62,7 +63,7 @@ class Checkpoints:
 
     def __init__(
         self,
-        folder: Path | str,
+        folder: AnyPath | str,
         *,
         keep_last: int = 2,
         keep_best: tuple[str, Literal["min", "max"]] | None = None,
@@ -72,8 +73,10 @@ class Checkpoints:
             raise CheckpointError(f"keep_last is {keep_last}; at least 1 step has to stay")
         if keep_best is not None and keep_best[1] not in ("min", "max"):
             raise CheckpointError(f"keep_best has the mode {keep_best[1]!r}; it must be 'min' or 'max'")
+        if is_bucket(folder):
+            use_for_epath()
         # Orbax takes absolute paths only; a bucket's name is one already.
-        self.folder = epath.Path(folder if "://" in str(folder) else os.path.abspath(folder))
+        self.folder = epath.Path(os.fspath(folder) if is_bucket(folder) else os.path.abspath(folder))
         self._keep_last, self._keep_best, self._save_async = keep_last, keep_best, save_async
         self._checkpointer = _make_checkpointer()
         self._thread: threading.Thread | None = None

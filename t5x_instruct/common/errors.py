@@ -56,6 +56,16 @@ class CheckpointError(InstructError):
     """A checkpoint is missing, damaged, or does not fit the model."""
 
 
+class BucketError(InstructError, OSError):
+    """Something in a bucket cannot be read or written: the network or the service failed."""
+
+
+class BucketRefused(BucketError):
+    """There is no such bucket, or it does not let this process in; trying again does not help."""
+
+    exit_code = EXIT_USAGE
+
+
 class NonFiniteLossError(InstructError):
     """The loss or the gradient is not a finite number; training stopped and saved nothing."""
 

@@ -7,15 +7,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from t5x_instruct.common.errors import DataError
+from t5x_instruct.common.errors import BucketError, DataError
+from t5x_instruct.common.paths import AnyPath
 
 _BLOCK_BYTES = 1 << 20
 
 
-def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
+def write_bytes(path: AnyPath, data: bytes, durable: bool = True) -> None:
     """Writes `data` so that `path` holds either its old content or all of the new, whatever happens.
 
-    A temporary file in the same folder is written, synced and renamed, then the folder is synced.
+    On a disk a temporary file in the same folder is written, synced and renamed, then the folder is synced; an object
+    in a bucket is written whole or not at all anyway.
 
     Args:
         path: the file; its folder must exist.
@@ -26,7 +28,9 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
     Raises:
         OSError: the disk is full or the folder cannot be written; `path` is untouched then.
     """
-    path = Path(path)
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "wb") as file:
@@ -43,20 +47,23 @@ def write_bytes(path: Path, data: bytes, durable: bool = True) -> None:
         sync_folder(path.parent)
 
 
-def write_json(path: Path, value: Any, durable: bool = True) -> None:
+def write_json(path: AnyPath, value: Any, durable: bool = True) -> None:
     """Writes `value` as indented JSON, atomically (see `write_bytes`)."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_bytes(path, text.encode(), durable)
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: AnyPath) -> Any:
     """Reads a JSON file.
 
     Raises:
         DataError: the file is missing or is not JSON; the message names it.
+        BucketError: it lies in a bucket that cannot be reached.
     """
     try:
-        return json.loads(Path(path).read_bytes())
+        return json.loads(path.read_bytes())
+    except BucketError:
+        raise
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from t5x_instruct.common.errors import DataError, nearest
 from t5x_instruct.common.io import read_json, sha256_of_bytes, write_bytes, write_json
+from t5x_instruct.common.paths import AnyPath, is_bucket
 from t5x_instruct.templates.chat import ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -83,7 +84,7 @@ class Vocabulary(Protocol):
         """One token for display; not meant to be joined back to text."""
         ...
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Writes what `load_vocabulary(folder)` needs."""
         ...
 
@@ -158,7 +159,7 @@ class TokenizerVocabulary:
             chat_template=self._chat_source,
         )
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Writes `tokenizer.json` and `tokenizer_config.json`."""
         folder.mkdir(parents=True, exist_ok=True)
         config: dict[str, Any] = {
@@ -275,7 +276,7 @@ class ByteVocabulary:
         byte = token_id - BYTE_OFFSET
         return chr(byte) if 0x20 <= byte < 0x7F else f"<0x{byte:02X}>"
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Writes a marker file."""
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / BYTES_FILE, {"kind": "bytes", "offset": BYTE_OFFSET, "extra_ids": self.extra_ids})
@@ -339,27 +340,29 @@ class SentencePieceVocabulary:
         """See `Vocabulary.token_string`."""
         return self._processor.id_to_piece(token_id) if token_id < self.vocab_size else f"<{token_id}>"
 
-    def save(self, folder: Path) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Writes `spiece.model` and the number of sentinels."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / SENTENCEPIECE_FILE, self._content)
         write_json(folder / SENTENCEPIECE_CONFIG_FILE, {"extra_ids": self.extra_ids})
 
 
-def load_vocabulary(spec: str | Path) -> Vocabulary:
+def load_vocabulary(spec: str | AnyPath) -> Vocabulary:
     """Opens a vocabulary by what its path holds.
 
     Args:
       spec: 'bytes', or 'bytes+125' to add 125 sentinels; a folder with `tokenizer.json`, `spiece.model`
         or a saved byte vocabulary; or a SentencePiece file `NAME.model`, or `NAME.model+100` to add 100
         sentinels (a T5 folder of Hugging Face's needs no suffix: its `tokenizer_config.json` says how
-        many).
+        many). In a bucket (`gs://...`) too.
 
     Raises:
       DataError: nothing that is a vocabulary is there; says what was looked for.
     """
     if of_bytes := re.fullmatch(r"bytes(?:\+(\d{1,6}))?", str(spec)):
         return ByteVocabulary(int(of_bytes[1] or 0))
+    if is_bucket(str(spec)):
+        return _load_from_bucket(str(spec))
     path = Path(spec)
     if path.is_dir():
         return _load_folder(path)
@@ -374,6 +377,19 @@ def load_vocabulary(spec: str | Path) -> Vocabulary:
         f"{TOKENIZER_FILE} or {SENTENCEPIECE_FILE}, or a SentencePiece file "
         "NAME.model (NAME.model+100 adds T5's 100 sentinels)"
     )
+
+
+def _load_from_bucket(spec: str) -> Vocabulary:
+    from t5x_instruct.common.buckets import BucketPath
+    from t5x_instruct.common.staging import stage
+
+    parts = re.fullmatch(r"(.+?)(\+\d{1,6})?", spec)
+    assert parts is not None
+    try:
+        staged = stage(BucketPath(parts[1]), say=lambda line: None)
+    except FileNotFoundError as error:
+        raise DataError(f"no vocabulary at {spec!r}: {error.strerror}") from error
+    return load_vocabulary(f"{staged}{parts[2] or ''}")
 
 
 def token_strings(vocabulary: Vocabulary, ids: Sequence[int]) -> list[str]:

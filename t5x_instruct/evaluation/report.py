@@ -2,13 +2,14 @@
 
 import dataclasses
 import math
+import os
 import re
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from t5x_instruct.common.io import read_json, write_bytes, write_json
+from t5x_instruct.common.paths import AnyPath, as_path
 from t5x_instruct.evaluation.report_page import render_page
 from t5x_instruct.evaluation.results import EvalResult, TaskResult, by_cluster, manner, means
 from t5x_instruct.training.metrics import METRICS_FILE, read_metrics
@@ -23,12 +24,12 @@ _SEED = re.compile(r"^\s*([\w./]*seed\w*)\s*=\s*(.+?)\s*$", re.IGNORECASE | re.M
 
 
 def write_report(
-    model_dir: Path | str,
+    model_dir: "str | os.PathLike[str]",
     *,
     before: EvalResult | None = None,
     after: EvalResult | None = None,
     best: "BestStep | None" = None,
-) -> Path:
+) -> AnyPath:
     """Writes `report.json` and `report.html` into a run's folder.
 
     Curves, facts and configuration come from the folder's `metrics.jsonl`, `manifest.json` and `config.gin`, as far
@@ -47,7 +48,7 @@ def write_report(
         DataError: `manifest.json` is not valid JSON.
         OSError: the folder cannot be written.
     """
-    folder = Path(model_dir)
+    folder = as_path(model_dir)
     records = read_metrics(folder / METRICS_FILE)
     report = build_report(folder, before, after, records, best)
     write_json(folder / REPORT_JSON, report)
@@ -56,7 +57,7 @@ def write_report(
 
 
 def build_report(
-    folder: Path,
+    folder: AnyPath,
     before: EvalResult | None,
     after: EvalResult | None,
     records: Sequence[Mapping[str, Any]],
@@ -166,7 +167,7 @@ def _percent(value: float | None) -> float | None:
     return None if value is None else 100.0 * value
 
 
-def summary_text(report_json: Path | str) -> str:
+def summary_text(report_json: "str | os.PathLike[str]") -> str:
     """A report in a few lines for the terminal.
 
     Args:
@@ -175,7 +176,7 @@ def summary_text(report_json: Path | str) -> str:
     Raises:
         DataError: it is missing or not JSON.
     """
-    path = Path(report_json)
+    path = as_path(report_json)
     report = read_json(path)
     held_out, train = report["held_out"], report["train"]
     lines = [f"{train['steps']:,} steps, {train['target_tokens']:,} target tokens"]

@@ -2,12 +2,12 @@
 
 import dataclasses
 from collections.abc import Sequence
-from pathlib import Path
 
 from t5x_instruct.checkpoints.restore import run_folder
 from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import DataError
 from t5x_instruct.common.io import read_json, write_json
+from t5x_instruct.common.paths import as_path
 from t5x_instruct.data.prepared import PreparedMixture
 from t5x_instruct.data.sharing import Identified, TaskIdentity, refuse_shared, shared_data
 from t5x_instruct.decoding.language_model import LanguageModel
@@ -50,7 +50,7 @@ def run_evaluation(run: EvalRun) -> EvalResult:
     refuse_shared(trained, mixture.held_out_tasks if run.data.hold_out else mixture.tasks, run.data.allow_overlap)
     result = score(lm, mixture, run.data, run.evaluation, trained)
     if run.output is not None and hosts.process_index() == 0:
-        write_json(Path(run.output), result.to_json())
+        write_json(as_path(run.output), result.to_json())
     return result
 
 

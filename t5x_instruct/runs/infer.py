@@ -3,15 +3,16 @@
 import dataclasses
 import functools
 import json
+import os
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.common.io import write_bytes
+from t5x_instruct.common.paths import as_path
 from t5x_instruct.data.prepare_spec import EXEMPLARS
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.decoding.sampling import Sampling
@@ -132,13 +133,13 @@ def open_pool(data: DataSettings, lm: LanguageModel, shots: int) -> ExemplarPool
     return ExemplarPool(task.name, task.splits[EXEMPLARS], data.seed)
 
 
-def read_requests(path: str | Path) -> list[Request]:
+def read_requests(name: "str | os.PathLike[str]") -> list[Request]:
     """Requests from a text file (one prompt a line) or a JSONL file.
 
     Raises:
         DataError: the file cannot be read, or a line is no request; names file and line.
     """
-    path = Path(path)
+    path = as_path(name)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -167,4 +168,4 @@ def write_answers(requests: Sequence[Request], answers: Sequence[str], output: s
         json.dumps({**request, "response": answer}, ensure_ascii=False) + "\n"
         for request, answer in zip(requests, answers, strict=True)
     ]
-    write_bytes(Path(output), "".join(lines).encode())
+    write_bytes(as_path(output), "".join(lines).encode())

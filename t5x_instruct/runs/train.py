@@ -8,7 +8,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib import metadata
-from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -20,6 +19,7 @@ from t5x_instruct.checkpoints.restore import save_run_identity
 from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import ConfigError, StoppedOnRequest
 from t5x_instruct.common.io import read_json, write_bytes, write_json
+from t5x_instruct.common.paths import AnyPath, as_path
 from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.data.prepared import PreparedMixture
 from t5x_instruct.data.sharing import TaskIdentity
@@ -52,7 +52,7 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def train(run: TrainRun, config_text: str = "") -> Path:
+def train(run: TrainRun, config_text: str = "") -> AnyPath:
     """Trains to the end of the run, from its newest checkpoint if it has one, and reports.
 
     Args:
@@ -66,9 +66,13 @@ def train(run: TrainRun, config_text: str = "") -> Path:
         StoppedOnRequest: SIGTERM or SIGINT came; the same call goes on from what is saved.
         InstructError: anything that a person can mend; nothing that was saved is lost.
     """
-    folder = Path(run.model_dir)
+    folder = as_path(run.model_dir)
     folder.mkdir(parents=True, exist_ok=True)
-    with _stopping(), lock_model_dir(folder), contextlib.closing(_Stages(run, folder)) as stages:
+    with (
+        _stopping(),
+        lock_model_dir(folder) as check_lock,
+        contextlib.closing(_Stages(run, folder, check_lock)) as stages,
+    ):
         if hosts.process_index() == 0:
             write_bytes(folder / "config.gin", config_text.encode())
         return stages.run()
@@ -94,8 +98,8 @@ def _stopping() -> Iterator[None]:
 class _Stages:
     """The stages of a run, each on the parts that the ones before have made."""
 
-    def __init__(self, settings: TrainRun, folder: Path):
-        self.folder = folder
+    def __init__(self, settings: TrainRun, folder: AnyPath, check_lock: Callable[[], None]):
+        self.folder, self.check_lock = folder, check_lock
         self.data = settings.data
         self.loop = settings.loop
         self.evaluation = settings.evaluation
@@ -113,7 +117,7 @@ class _Stages:
         keep_best = keep_best_by(self.loop.keep_best, self.validation_tasks)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep_last=settings.keep_last, keep_best=keep_best)
 
-    def run(self) -> Path:
+    def run(self) -> AnyPath:
         loader = make_loader(self.data, self.mixture, self.model, self.opened.vocabulary)
         resume = self.checkpoints.latest()
         for warning in self.checked.warnings[:MOST_WARNINGS]:
@@ -157,7 +161,7 @@ class _Stages:
             validation if self.validation_tasks else None,
         )
         writer = MetricsWriter(self.folder, resume)
-        checkpoints = _Saving(self.checkpoints, lambda: self._write_consumed(loader))
+        checkpoints = _Saving(self.checkpoints, lambda: self._before_save(writer), lambda: self._write_consumed(loader))
         try:
             progress = Progress(self.loop.train_steps) if hosts.process_index() == 0 else None
             return trainer.run(state, writer, checkpoints, progress)
@@ -187,7 +191,7 @@ class _Stages:
         stored = hosts.broadcast_from_host0(stored)
         return None if stored is None else EvalResult.from_json(stored)
 
-    def _evaluation_path(self, name: str) -> Path:
+    def _evaluation_path(self, name: str) -> AnyPath:
         return self.folder / "samples" / f"held_out_{name}.json"
 
     def _write_manifest(self, loader: Any, resume: int | None) -> None:
@@ -228,20 +232,26 @@ class _Stages:
         own = [TaskIdentity(task.name, task.base, task.dataset) for task in self.mixture.train_tasks]
         return [task._asdict() for task in dict.fromkeys([*own, *before])]
 
+    def _before_save(self, writer: MetricsWriter) -> None:
+        self.check_lock()
+        writer.sync()  # a step that counts has its records
+
     def _write_consumed(self, loader: Any) -> None:
         path = self.folder / "manifest.json"
         write_json(path, read_json(path) | {"consumed": loader.consumed_mixture()})
 
 
 class _Saving:
-    """Checkpoints, with something done on host 0 after each is given away to be written."""
+    """Checkpoints, with something done on host 0 before each, and after each is given away to be written."""
 
-    def __init__(self, checkpoints: Checkpoints, after: Callable[[], None]):
-        self._checkpoints, self._after = checkpoints, after
+    def __init__(self, checkpoints: Checkpoints, before: Callable[[], None], after: Callable[[], None]):
+        self._checkpoints, self._before, self._after = checkpoints, before, after
 
     def save(
         self, step: int, state: Any, data_state: Mapping[str, Any], metrics: Mapping[str, float] | None = None
     ) -> None:
+        if hosts.process_index() == 0:
+            self._before()
         self._checkpoints.save(step, state, data_state, metrics)
         if hosts.process_index() == 0:
             self._after()

@@ -6,12 +6,16 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
 from t5x_instruct.common import hosts
 from t5x_instruct.common.io import write_bytes
+from t5x_instruct.common.paths import AnyPath
+
+if TYPE_CHECKING:
+    from t5x_instruct.common.upload import Upload
 
 METRICS_FILE = "metrics.jsonl"
 
@@ -98,26 +102,33 @@ def named_numbers(kind: str, record: Mapping[str, Any]) -> dict[str, float]:
 class MetricsWriter:
     """Appends records to `metrics.jsonl` and TensorBoard events in a run's folder; host 0 writes for all.
 
+    An object in a bucket cannot be appended to: there the files grow on this machine's disk, and `sync` and a thread
+    upload them anew.
+
     Args:
         model_dir: the run's folder.
         resume_step: steps after this one were written by a process that is gone, and are dropped.
     """
 
-    def __init__(self, model_dir: Path, resume_step: int = 0):
+    _upload: "Upload | None" = None
+
+    def __init__(self, model_dir: AnyPath, resume_step: int = 0):
         self._writes = hosts.process_index() == 0
         if not self._writes:
             return
         from tensorboardX import SummaryWriter
 
-        self._path = model_dir / METRICS_FILE
-        self._drop_after(resume_step)
-        self._file = open(self._path, "a", encoding="utf-8")
-        self._board = SummaryWriter(str(model_dir), purge_step=resume_step + 1 if resume_step else None)
+        folder = model_dir
+        if not isinstance(folder, Path):
+            from t5x_instruct.common.upload import Upload
 
-    def _drop_after(self, step: int) -> None:
-        records = read_metrics(self._path)
-        kept = [record for record in records if record["step"] <= step]
-        write_bytes(self._path, "".join(json.dumps(r, allow_nan=True) + "\n" for r in kept).encode())
+            self._upload = Upload(folder)
+            folder = self._upload.folder
+        path = folder / METRICS_FILE
+        records = [record for record in read_metrics(model_dir / METRICS_FILE) if record["step"] <= resume_step]
+        write_bytes(path, "".join(json.dumps(r, allow_nan=True) + "\n" for r in records).encode())
+        self._file = open(path, "a", encoding="utf-8")
+        self._board = SummaryWriter(str(folder), purge_step=resume_step + 1 if resume_step else None)
 
     def write(self, step: int, kind: str, record: Mapping[str, Any]) -> None:
         """Appends one record.
@@ -135,15 +146,27 @@ class MetricsWriter:
         for tag, number in named_numbers(kind, record).items():
             self._board.add_scalar(tag, number, step)
 
+    def sync(self) -> None:
+        """Returns when all that was written is where it lasts.
+
+        Raises:
+            BucketError: it cannot be uploaded.
+        """
+        if self._upload is not None:
+            self._board.flush()
+            self._upload.now()
+
     def close(self) -> None:
         """Flushes and closes both files."""
         if not self._writes:
             return
         self._file.close()
         self._board.close()
+        if self._upload is not None:
+            self._upload.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
+def read_metrics(path: AnyPath) -> list[dict[str, Any]]:
     """The records of a `metrics.jsonl`; a last line cut short by a kill is left out."""
     if not path.exists():
         return []
