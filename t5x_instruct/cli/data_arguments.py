@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from t5x_instruct.common.errors import ConfigError, unknown
@@ -61,7 +60,9 @@ def add_mixture_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold_out", action="append", default=[], metavar="NAME", help="cluster or task not trained on; repeatable"
     )
     parser.add_argument("--seed", type=int, default=0, help="of templates and options (default: 0)")
-    parser.add_argument("--prepared_dir", type=Path, metavar="DIR", help="where it goes (default: the cache folder)")
+    parser.add_argument(
+        "--prepared_dir", metavar="DIR", help="where it goes, also gs://BUCKET/... (default: the cache folder)"
+    )
 
 
 def add_vocabulary_arguments(parser: argparse.ArgumentParser, **vocabulary: Any) -> None:

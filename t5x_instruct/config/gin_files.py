@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from gin import config_parser
 
+from t5x_instruct.common.paths import AnyPath, as_path, is_bucket
 from t5x_instruct.config.value_types import (
     UNKNOWN,
     MacroUse,
@@ -112,17 +113,20 @@ class _Delegate(config_parser.ParserDelegate):
         return MacroUse(macro_name)
 
 
-def search(name: str, beside: Path | None = None) -> tuple[Path | None, list[Path]]:
+def search(name: str, beside: AnyPath | None = None) -> tuple[AnyPath | None, list[AnyPath]]:
     """Finds a gin file.
 
     Args:
-        name: absolute, or relative to the working folder, the including file, or `gin_configs/`.
+        name: absolute (also `gs://...`), or relative to the working folder, the including file, or `gin_configs/`.
         beside: folder of the including file.
 
     Returns:
         The file or None, and every path that was looked at.
     """
-    folders = [Path.cwd(), *([beside] if beside else []), GIN_CONFIGS, GIN_CONFIGS.parent]
+    if is_bucket(name):
+        path = as_path(name)
+        return (path if path.is_file() else None), [path]
+    folders: list[AnyPath] = [Path.cwd(), *([beside] if beside else []), GIN_CONFIGS, GIN_CONFIGS.parent]
     paths = [folder / name for folder in folders[:-1]]
     if name.startswith("gin_configs/"):  # as it is written from a checkout, from anywhere
         paths.append(folders[-1] / name)
@@ -136,7 +140,7 @@ def search(name: str, beside: Path | None = None) -> tuple[Path | None, list[Pat
     return None, paths
 
 
-def _display(path: Path) -> str:
+def _display(path: AnyPath) -> str:
     """A path as the user would write it: relative to the working folder if it is inside."""
     try:
         return str(path.relative_to(Path.cwd()))
@@ -281,10 +285,10 @@ class _Includer:
 
     def __init__(self, parsed: Parsed):
         self._parsed = parsed
-        self._read: dict[Path, list[Any]] = {}
+        self._read: dict[AnyPath, list[Any]] = {}
         self._placed = 0
 
-    def add(self, name: str, wanted_by: str, stack: tuple[Path, ...] = ()) -> None:
+    def add(self, name: str, wanted_by: str, stack: tuple[AnyPath, ...] = ()) -> None:
         """Adds a file's statements, and its includes' in their place."""
         path, looked_at = search(name, stack[-1].parent if stack else None)
         if path is None:
@@ -313,7 +317,7 @@ class _Includer:
         if text not in self._parsed.problems:
             self._parsed.problems.append(text)
 
-    def _statements(self, path: Path, wanted_by: str) -> list[Any]:
+    def _statements(self, path: AnyPath, wanted_by: str) -> list[Any]:
         try:
             with path.open("rb") as stream:
                 data = stream.read(MAX_FILE_BYTES + 1)
@@ -326,7 +330,7 @@ class _Includer:
             self._problem(f"{_display(path)}:{line}: not UTF-8 text")
             return []
         except OSError as error:
-            self._problem(f"{wanted_by}: cannot read {_display(path)}: {error.strerror}")
+            self._problem(f"{wanted_by}: cannot read {_display(path)}: {error.strerror or error}")
             return []
         return _FileReader(text, _display(path), self._parsed).statements()
 

@@ -71,7 +71,7 @@ def bind_mixture(spec: PrepareSpec, vocabulary: Vocabulary) -> tuple[list[BoundT
             )
             bound.append(one._replace(cluster=cluster, fingerprint=fingerprint, why=why))
     bound.sort(key=lambda b: b.task.name)
-    return bound, sorted(files | describer.code_files), state_of_files(describer.data_files)
+    return bound, sorted(files | describer.code_files), state_of_files(describer.data_files, describer.data_objects)
 
 
 def bind_named(spec: PrepareSpec, vocabulary: Vocabulary, name: str, role: Role, fingerprint: str) -> BoundTask:

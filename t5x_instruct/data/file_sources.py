@@ -11,8 +11,9 @@ from typing import Any
 import tensorflow as tf
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
+from t5x_instruct.common.paths import is_bucket
 from t5x_instruct.data.row_shapes import Placed, shortened
-from t5x_instruct.data.sources import Fields, Files, FileSource, column_names, listed, raw_lines
+from t5x_instruct.data.sources import Fields, Files, FileSource, column_names, listed, open_data, raw_lines
 
 MAX_CELL_CHARACTERS = 16 << 20
 """A longer cell of a CSV file is taken for a quote that was never closed."""
@@ -153,6 +154,11 @@ def read_parquet(path: str, columns: Sequence[str] | None = None) -> Iterator[Pl
 
     number = 0
     try:
+        if is_bucket(path):
+            from t5x_instruct.common.buckets import BucketPath
+            from t5x_instruct.common.staging import stage
+
+            path = str(stage(BucketPath(path)))  # Parquet is read from its end
         system, name = fs.FileSystem.from_uri(path) if "://" in path else (fs.LocalFileSystem(), path)
         with system.open_input_file(name) as opened, parquet.ParquetFile(opened, buffer_size=1 << 20) as file:
             there = file.schema_arrow.names
@@ -177,7 +183,7 @@ def _texts(path: str) -> Iterator[str]:
 
 def _json_of(path: str) -> Any:
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
+        with open_data(path) as file:
             opened = gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
             data = opened.read(MAX_JSON_BYTES + 1)
     except (OSError, EOFError, zlib.error, tf.errors.OpError) as error:

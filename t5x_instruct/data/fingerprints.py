@@ -6,8 +6,8 @@ options of the run; `RENDER_VERSION` and the record format. Python objects are f
 through their attributes, arguments and closures. A function of a task's own code counts as the
 whole file that defines it, with every file of such code that this file imports. A text or path that
 names an existing file counts as the file's content (so a moved file changes nothing), a folder as
-the files in it. Library code (installed packages) counts by name only, unless it is the package of
-a task module.
+the files in it, an object in a bucket as its name and generation. Library code (installed packages)
+counts by name only, unless it is the package of a task module.
 """
 
 import dataclasses
@@ -24,7 +24,9 @@ from typing import Any
 
 import numpy as np
 
+from t5x_instruct.common.errors import BucketError
 from t5x_instruct.common.io import sha256_of_bytes, sha256_of_file, sha256_of_json
+from t5x_instruct.common.paths import is_bucket
 
 _LIBRARY = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "purelib", "platlib")})
 _PACKAGE = str(Path(__file__).parent.parent) + os.sep
@@ -41,6 +43,7 @@ class Describer:
     Attributes:
         code_files: the files of task code that were met.
         data_files: the other files that were met.
+        data_objects: the objects in buckets that were met, with their generations.
 
     Args:
         task_packages: top-level names whose modules are task code wherever they are installed.
@@ -49,6 +52,7 @@ class Describer:
     def __init__(self, task_packages: Set[str] = frozenset()):
         self.code_files: set[Path] = set()
         self.data_files: set[Path] = set()
+        self.data_objects: dict[str, str] = {}
         self._task_packages = task_packages
         self._above: list[int] = []
         self._code: dict[str | None, Any] = {}
@@ -159,6 +163,8 @@ class Describer:
     def _text_or_file(self, text: Any) -> Any:
         if not isinstance(text, str) or len(text) > 4096 or "\0" in text or "\n" in text:
             return text if isinstance(text, str) else ["bytes", text.hex()]
+        if is_bucket(text):
+            return self._object_in_bucket(text)
         if os.path.isfile(text):
             path = Path(text).resolve()
             self.data_files.add(path)
@@ -169,11 +175,24 @@ class Describer:
             return ["folder", [[f.name, _sha256_of_unchanged(f, *_state(f))] for f in files]]
         return text
 
+    def _object_in_bucket(self, name: str) -> Any:
+        from t5x_instruct.common.buckets import BucketPath
 
-def state_of_files(paths: Set[Path]) -> list[dict[str, Any]]:
-    """Size and time of change of each data file, as `load_prepared` compares them."""
+        try:
+            number = BucketPath(name).generation()
+        except BucketError:  # library code names buckets that it may never read
+            number = None
+        if number is None:
+            return name
+        self.data_objects[name] = number.hex()
+        return ["object", name, number.hex()]
+
+
+def state_of_files(paths: Set[Path], objects: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Size and time of change of each data file, generation of each object, as `load_prepared` compares them."""
     states = [(path, *_state(path)) for path in sorted(paths)]
-    return [{"path": str(p), "bytes": size, "mtime_ns": time} for p, size, time in states]
+    files: list[dict[str, Any]] = [{"path": str(p), "bytes": size, "mtime_ns": time} for p, size, time in states]
+    return files + [{"path": name, "generation": number} for name, number in sorted(objects.items())]
 
 
 def fingerprint_of(description: Any) -> str:

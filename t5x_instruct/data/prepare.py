@@ -9,6 +9,7 @@ files are the same. What a task's records depend on, and so when they are render
 """
 
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ def prepare(spec: PrepareSpec, progress: Progress = to_stderr, execution: Execut
     """
     vocabulary = load_vocabulary(spec.vocabulary)
     bound, files, data_files = bind_mixture(spec, vocabulary)
-    modules = [{"path": str(f), "sha256": sha256_of_file(f)} for f in files]
+    modules = [{"path": str(f), "name": _import_name(f), "sha256": sha256_of_file(f)} for f in files]
     sharing = _PIPELINE_SHARES if execution.runner else execution.workers
     work = Preparation(spec, bound, execution.shard_rows, sharing, progress)
     try:
@@ -68,10 +69,21 @@ def prepare(spec: PrepareSpec, progress: Progress = to_stderr, execution: Execut
     path = manifest_path(spec, vocabulary)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(path, manifest)
+    if spec.bucket is not None:
+        from t5x_instruct.data.prepared_bucket import publish_prepared
+
+        publish_prepared(spec, path, [split.folder for task in splits.values() for split in task.values()], progress)
     prepared = load_prepared(spec)
     if prepared is None:
         raise DataError(f"a task module of {spec.mixture!r} changed while it was prepared; prepare it again")
     return prepared
+
+
+def _import_name(file: Path) -> str | None:
+    """A file's path below the folder that it is imported from, by which another machine finds the same file."""
+    folders = [Path(entry or os.getcwd()).resolve() for entry in sys.path]
+    below = [str(file.relative_to(folder)) for folder in folders if file.is_relative_to(folder)]
+    return min(below, key=len, default=None)
 
 
 def _render(work: Preparation, spec: PrepareSpec, vocabulary: Vocabulary, execution: Execution) -> None:

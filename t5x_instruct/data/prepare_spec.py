@@ -1,11 +1,13 @@
 """What `prepare` is asked to render, as plain values that a child process can be given."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.common.paths import is_bucket, staged_place
 
 MAX_VARIANTS = 1000
 SHARD_ROWS = 32_768
@@ -36,7 +38,9 @@ class PrepareSpec:
         once with every template, variant v with template v.
       num_templates: how many of each trained task's templates are used, the first ones; None: all. Tasks that are
         evaluated always have all of theirs.
-      root: folder of the prepared data.
+      root: folder of the prepared data. Of a folder in a bucket (`gs://...`) it becomes the folder of its copy on this
+        machine's disk: shards are read by index, from files.
+      bucket: the folder in a bucket that `root` is a copy of; None where there is none.
       module_options: settings of task modules, e.g. {'tasks.cot.FOLDER': '/data/cot'}.
       strict: whether a task whose data cannot be had is an error; otherwise a mixture goes without it and says so.
         Held-out tasks and a mixture's only task are never skipped.
@@ -54,6 +58,7 @@ class PrepareSpec:
     templates: Templates = "drawn"
     num_templates: int | None = None
     root: Path
+    bucket: str | None = None
     module_options: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
     strict: bool = False
 
@@ -63,6 +68,9 @@ class PrepareSpec:
             if isinstance(value, str):
                 raise ConfigError(f"{name} must be a list of names, not the text {value!r}")
             object.__setattr__(self, name, tuple(value))
+        if is_bucket(self.root):
+            object.__setattr__(self, "bucket", os.fspath(self.root))
+            object.__setattr__(self, "root", staged_place(self.root))
         object.__setattr__(self, "root", Path(self.root))
         object.__setattr__(self, "module_options", dict(self.module_options))
         if not 1 <= self.variants <= MAX_VARIANTS:

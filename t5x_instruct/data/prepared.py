@@ -23,8 +23,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from t5x_instruct.common.errors import ConfigError, DataError
+from t5x_instruct.common.errors import BucketError, ConfigError, DataError
 from t5x_instruct.common.io import crc32c_of_file, read_json, sha256_of_file, sha256_of_json
+from t5x_instruct.common.paths import is_bucket
 from t5x_instruct.data.prepare_spec import PrepareSpec, Role
 from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.records import FORMAT_VERSION, REPAIR, Example, Readers, decode_record
@@ -291,7 +292,7 @@ def manifest_path(spec: PrepareSpec, vocabulary: Vocabulary) -> Path:
       vocabulary: the opened vocabulary of the spec.
     """
     asked = spec.to_json()
-    for name in ("root", "vocabulary", "strict"):
+    for name in ("root", "bucket", "vocabulary", "strict"):
         del asked[name]
     asked["hold_out"] = sorted(asked["hold_out"])
     prompt_format = make_prompt_format(spec.prompt_format, vocabulary).fingerprint
@@ -303,7 +304,7 @@ def load_prepared(spec: PrepareSpec) -> PreparedMixture | None:
     """Opens what is prepared.
 
     Args:
-      spec: what is asked for.
+      spec: what is asked for; what lies in a bucket is copied to the disk first.
 
     Returns:
       The mixture, or None if nothing current is there: never prepared, or since then a task module
@@ -314,6 +315,11 @@ def load_prepared(spec: PrepareSpec) -> PreparedMixture | None:
       DataError: the prepared data is damaged, or there is no vocabulary.
     """
     path = manifest_path(spec, load_vocabulary(spec.vocabulary))
+    if spec.bucket is not None:
+        from t5x_instruct.data.prepared_bucket import fetch_prepared
+
+        if not fetch_prepared(spec, path):
+            return None
     if not path.is_file():
         return None
     manifest = read_json(path)
@@ -338,16 +344,33 @@ def load_prepared(spec: PrepareSpec) -> PreparedMixture | None:
 
 def _files_unchanged(manifest: Mapping[str, Any]) -> bool:
     for entry in manifest["modules"]:
-        path = Path(entry["path"])
-        if not path.is_file() or sha256_of_file(path) != entry["sha256"]:
+        name = entry.get("name")  # another machine has the same module at another place
+        places = [Path(entry["path"]), *(Path(p or os.getcwd(), name) for p in sys.path if name)]
+        path = next((place for place in places if place.is_file()), None)
+        if path is None or sha256_of_file(path) != entry["sha256"]:
             return False
     for entry in manifest["data_files"]:
+        if is_bucket(entry["path"]):
+            if _generation(entry["path"]) not in (None, entry["generation"]):
+                return False
+            continue
         path = Path(entry["path"])
         if path.is_file():
             stat = path.stat()
             if (stat.st_size, stat.st_mtime_ns) != (entry["bytes"], entry["mtime_ns"]):
                 return False
     return True
+
+
+def _generation(name: str) -> str | None:
+    """Which content an object has; None where it is gone or cannot be asked for: then it does not matter."""
+    from t5x_instruct.common.buckets import BucketPath
+
+    try:
+        found = BucketPath(name).generation()
+    except BucketError:
+        return None
+    return None if found is None else found.hex()
 
 
 def _open_task(root: Path, entry: Mapping[str, Any]) -> PreparedTask | None:

@@ -19,6 +19,7 @@ import seqio
 import tensorflow as tf
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
+from t5x_instruct.common.paths import is_bucket
 from t5x_instruct.data.row_maps import CHUNK, without_ragged
 from t5x_instruct.data.row_shapes import Placed, Row, reshape, shape_named, shortened
 
@@ -423,6 +424,15 @@ def _lines(path: str, refuse: Refuse) -> Iterator[tuple[str, str]]:
             yield text, place
 
 
+def open_data(path: str) -> Any:
+    """Opens a data file to read its bytes from the beginning to the end: local, `gs://`, or what TensorFlow reads."""
+    if is_bucket(path):
+        from t5x_instruct.common.buckets import BucketPath
+
+        return BucketPath(path).open("rb")
+    return tf.io.gfile.GFile(path, "rb")
+
+
 def raw_lines(path: str) -> Iterator[bytes]:
     """The lines of a file with their ends, decompressed if the path ends in '.gz'.
 
@@ -430,7 +440,7 @@ def raw_lines(path: str) -> Iterator[bytes]:
         DataError: the file cannot be read, or a line is too long.
     """
     try:
-        with tf.io.gfile.GFile(path, "rb") as file:
+        with open_data(path) as file:
             opened = gzip.GzipFile(fileobj=file) if path.endswith(".gz") else file
             yield from _split_lines(iter(lambda: opened.read(BLOCK_BYTES), b""), path)
     except (OSError, EOFError, zlib.error, tf.errors.OpError) as error:

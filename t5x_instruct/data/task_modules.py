@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from t5x_instruct.common.errors import ConfigError, InstructError, unknown
+from t5x_instruct.common.paths import is_bucket
 
 DEFAULT_MODULES = ("tasks.starter", "tasks.flan2021")
 """The package's own collections that need no folder of files; importing them reads no data."""
@@ -96,7 +97,8 @@ def _cause(error: Exception, name: str) -> str:
     return f"{type(error).__name__}: {error}{place}"
 
 
-def _set_options(options: Mapping[str, str]) -> None:
+def _set_options(given: Mapping[str, str]) -> None:
+    options = {name: _on_this_machine(value) for name, value in given.items()}
     late = [
         f"module option {name!r} is {value!r}, but the module was imported with"
         f" {_OPTIONS_READ[name]!r}; give it before the first import"
@@ -107,6 +109,19 @@ def _set_options(options: Mapping[str, str]) -> None:
         raise ConfigError(late)
     _OPTIONS.clear()
     _OPTIONS.update(options)
+
+
+def _on_this_machine(value: str) -> str:
+    """The value of an option; of what lies in a bucket the copy on the disk, since task modules read folders."""
+    if not is_bucket(value):
+        return value
+    from t5x_instruct.common.buckets import BucketPath
+    from t5x_instruct.common.staging import stage
+
+    try:
+        return str(stage(BucketPath(value)))
+    except FileNotFoundError as error:
+        raise ConfigError(f"module option {value!r}: {error.strerror}, or there is no such bucket") from error
 
 
 def _import(name: str) -> ModuleType:

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ import jax
 from jax.sharding import Mesh
 
 from t5x_instruct.checkpoints.restore import Source, open_source
+from t5x_instruct.common.buckets import use_for_epath
 from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.paths import is_bucket
 from t5x_instruct.common.types import Params
 from t5x_instruct.data.audit import Audit, AuditLimits, check_before_training
 from t5x_instruct.data.converters import Converter, make_converter
@@ -64,6 +67,8 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
         CheckpointError: the checkpoint cannot be read.
         ConfigError: the configuration is not the checkpoint's, or the vocabulary does not fit the model.
     """
+    if is_bucket(os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
+        use_for_epath()  # before the first compilation
     source: Source | None = None
     if settings.initial_checkpoint_path is not None:
         source = open_source(settings.initial_checkpoint_path)

@@ -1,12 +1,12 @@
 """What a run is made of: the model, the data and the evaluation, as plain dataclasses."""
 
 import dataclasses
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
 from t5x_instruct.common.errors import ConfigError, unknown
+from t5x_instruct.common.paths import cache_folder, is_bucket, staged_place
 from t5x_instruct.data.prepare_spec import PrepareSpec, Templates
 from t5x_instruct.data.prompt_formats import PROMPT_FORMATS, default_prompt_format
 from t5x_instruct.data.task_modules import DEFAULT_MODULES
@@ -14,9 +14,8 @@ from t5x_instruct.data.vocabularies import Vocabulary
 
 
 def default_prepared_dir() -> Path:
-    """Where prepared data goes unless a run says otherwise: ``$T5X_INSTRUCT_CACHE`` or ``~/.cache/t5x_instruct``."""
-    root = os.environ.get("T5X_INSTRUCT_CACHE") or Path.home() / ".cache" / "t5x_instruct"
-    return Path(root) / "prepared"
+    """Where prepared data goes unless a run says otherwise."""
+    return cache_folder() / "prepared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +74,7 @@ class DataSettings:
         prompt_format: "chat", "chat_each" (the same, and of a conversation one example for each reply), "eos" (the
             text and the end token), "plain" (the text), or "auto": chat if the vocabulary has a chat template
             (chat_each for a model that reads its inputs both ways), else eos for an encoder, else plain.
-        prepared_dir: where prepared data lies.
+        prepared_dir: where prepared data lies; of a folder in a bucket (`gs://...`) a copy is read.
         module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
         splits: which splits the run reads; 'train' is never read of what is held out.
         strict: a task whose data cannot be had is an error; otherwise the mixture goes without it and says so.
@@ -123,8 +122,9 @@ class DataSettings:
 
     @property
     def root(self) -> Path:
-        """The folder of the prepared data."""
-        return Path(self.prepared_dir) if self.prepared_dir else default_prepared_dir()
+        """The folder of the prepared data on this machine's disk."""
+        folder = self.prepared_dir or default_prepared_dir()
+        return staged_place(folder) if is_bucket(folder) else Path(folder)
 
     def row_lengths(self, reads_inputs: str) -> dict[str, int]:
         """Slots of a row of each side, by what people call them.
@@ -157,6 +157,7 @@ class DataSettings:
         if prompt_format == "auto" or (prompt_format == "chat" and vocabulary.chat_template is not None):
             prompt_format = default_prompt_format(vocabulary, reads_inputs)
         modules = self.mixture_or_task_module
+        root: Any = self.prepared_dir or default_prepared_dir()
         return PrepareSpec(
             mixture=self.mixture_or_task_name,
             modules=(modules,) if isinstance(modules, str) else tuple(modules),
@@ -169,7 +170,7 @@ class DataSettings:
             splits=tuple(self.splits),
             exemplars=evaluation is not None and evaluation.shots > 0,
             templates="drawn" if evaluation is None else evaluation.templates,
-            root=self.root,
+            root=root,
             module_options=dict(self.module_options),
             strict=self.strict,
         )

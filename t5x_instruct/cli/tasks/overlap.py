@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from t5x_instruct.cli.data_arguments import SPLIT, add_module_arguments, open_prepared
@@ -24,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", type=int, default=0, help="of templates and options (default: 0)")
     parser.add_argument(
-        "--prepared_dir", type=Path, metavar="DIR", help="where prepared data goes (default: the cache folder)"
+        "--prepared_dir", metavar="DIR", help="where prepared data goes (default: the cache folder)"
     )
     add_module_arguments(parser)
     add_json_argument(parser)
