@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from t5x_instruct.common.errors import ConfigError
+from t5x_instruct.common.paths import is_bucket
 
 # As in `hf_export`, which help does not load.
 DTYPES = ("float32", "bfloat16")
@@ -50,6 +51,10 @@ def run(args: argparse.Namespace) -> int:
     """Writes the folder and says what lies in it."""
     if args.context_length < 1:
         raise ConfigError(f"--context_length {args.context_length}: must be at least 1")
+    if args.to.startswith("t5x:gs://"):
+        raise ConfigError(
+            f"--to {args.to}: T5X's layout is written to a disk; copy it with gcloud storage cp --recursive"
+        )
     from t5x_instruct.checkpoints.restore import open_source
 
     source = open_source(args.source)
@@ -59,10 +64,31 @@ def run(args: argparse.Namespace) -> int:
         from t5x_instruct.checkpoints.convert.t5x_export import export_t5x
 
         export_t5x(source.tensors, source.model_config, folder, dtype=args.dtype, step=source.step or 0)
+    elif is_bucket(args.to):
+        return _export_to_bucket(args, source)
     else:
         _export_hf(args, source, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
     print(f"{source.description} is in {folder}: {args.dtype}, {size / 1e6:,.1f} MB")
+    return 0
+
+
+def _export_to_bucket(args: argparse.Namespace, source: Any) -> int:
+    """Writes the folder on the disk first, then each file into the bucket."""
+    import tempfile
+
+    from t5x_instruct.common.buckets import BucketPath
+
+    target, size = BucketPath(args.to), 0
+    if target.exists():
+        raise ConfigError(f"{target} exists already; name a new folder, or remove it first")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "new"
+        _export_hf(args, source, folder)
+        # The configuration, by which a folder is recognised, comes last.
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
+            size += (target / path.name).write_bytes(path.read_bytes())
+    print(f"{source.description} is in {target}: {args.dtype}, {size / 1e6:,.1f} MB")
     return 0
 
 
