@@ -26,7 +26,9 @@ def test_train_go_on_and_evaluate_in_a_bucket(bucket, tmp_path, monkeypatch, cap
     recipe.write_text("include 'recipes/tiny.gin'\nWARMUP_STEPS = 1\n")
 
     def train(steps):
-        asked = settings(RUN, PREPARED, TRAIN_STEPS=steps, CHECKPOINT_PERIOD=2, EVAL_PERIOD=2, HOLD_OUT="()")
+        asked = settings(
+            RUN, PREPARED, TRAIN_STEPS=steps, CHECKPOINT_PERIOD=2, EVAL_PERIOD=2, HOLD_OUT="()", BATCH_SIZE=8
+        )
         own = [word for word in asked[1:] if "WARMUP" not in word]
         assert main(["train", f"--gin_file={recipe}", *own]) == 0
 
