@@ -16,7 +16,7 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint.options import AsyncOptions
 
-from t5x_instruct.checkpoints import checksums, leaves
+from t5x_instruct.checkpoints import checksums, leaves, shardings
 from t5x_instruct.checkpoints.leaves import LeafSpec
 from t5x_instruct.common import hosts
 from t5x_instruct.common.buckets import use_for_epath
@@ -194,6 +194,10 @@ class Checkpoints:
             CheckpointError: the step is incomplete.
         """
         return self._saved_tree(self._read_run(step))
+
+    def saved_shardings(self, step: int) -> dict[str, str]:
+        """How each array of a step lay on the devices that saved it, see `shardings.saved_shardings`."""
+        return shardings.saved_shardings(self._step_folder(step) / _STATE)
 
     def restore(self, step: int, abstract_state: Any, *, subtree: str | None = None) -> tuple[Any, dict[str, Any]]:
         """Reads a step back, bit for bit, after comparing all its files with their checksums.

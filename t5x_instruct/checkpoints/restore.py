@@ -319,8 +319,9 @@ def _open_model_dir(path: AnyPath) -> Source:
 def _model_dir_tensors(path: AnyPath) -> dict[str, StoredTensor]:
     folder, named = _split_step(path)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-        saved = checkpoints.saved_tree(_chosen_step(checkpoints, named)[0])
-    return {name: StoredTensor(spec.shape, spec.dtype, spec.num_bytes) for name, spec in saved.items()}
+        step = _chosen_step(checkpoints, named)[0]
+        saved, lay = checkpoints.saved_tree(step), checkpoints.saved_shardings(step)
+    return {name: StoredTensor(spec.shape, spec.dtype, spec.num_bytes, lay.get(name)) for name, spec in saved.items()}
 
 
 def _read_object(path: AnyPath) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import argparse
 import math
+from typing import Any
 
 from t5x_instruct.cli.output import add_json_argument, print_json, print_table
 
@@ -25,10 +26,15 @@ def run(args: argparse.Namespace) -> int:
 
     kind, path = find_checkpoint(args.checkpoint)
     tensors = KINDS[kind].stored(path)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"name": name, "shape": list(tensor.shape), "type": tensor.dtype, "bytes": tensor.num_bytes}
         for name, tensor in tensors.items()
     ]
+    columns = COLUMNS
+    if any(tensor.sharding for tensor in tensors.values()):
+        columns = (*COLUMNS, "sharding")
+        for row, tensor in zip(rows, tensors.values(), strict=True):
+            row["sharding"] = tensor.sharding or ""
     totals = {
         "tensors": len(rows),
         "elements": sum(math.prod(tensor.shape) for tensor in tensors.values()),
@@ -37,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"kind": kind, "path": str(path), **totals, "rows": rows})
         return 0
-    print_table(COLUMNS, rows, as_json=False)
+    print_table(columns, rows, as_json=False)
     sums = f"{totals['tensors']:,} tensors, {totals['elements']:,} elements, {totals['bytes']:,} bytes"
     print(f"\n{kind} {path}: {sums}")
     return 0

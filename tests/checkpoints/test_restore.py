@@ -10,6 +10,7 @@ import pytest
 
 from t5x_instruct.checkpoints.manager import Checkpoints
 from t5x_instruct.checkpoints.restore import KINDS, find_checkpoint, open_source, save_run_identity
+from t5x_instruct.cli.main import main
 from t5x_instruct.common.errors import CheckpointError, InstructError
 from t5x_instruct.common.trees import unflatten
 from t5x_instruct.data.vocabularies import ByteVocabulary
@@ -197,7 +198,28 @@ def test_what_a_run_holds_is_listed_from_its_metadata(run):
     expected = {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
     assert set(stored) == {*expected, "step"}
     for name, leaf in expected.items():
-        assert stored[name] == (leaf.shape, "float32", leaf.nbytes)
+        assert stored[name] == (leaf.shape, "float32", leaf.nbytes, "one device")
+
+
+def test_shardings_are_told_from_metadata(run, tmp_path, capsys):
+    shutil.copy(run[0] / "model.json", tmp_path)
+    mesh = mesh_of((2, 2), ("data", "fsdp"))
+    specs = {"a": ("fsdp", None), "b": (("data", "fsdp"),), "c": (None, None)}
+    shapes = {"a": (4, 3), "b": (8,), "c": (2, 2)}
+    params = {name: jax.device_put(jnp.ones(shapes[name]), sharding(mesh, *spec)) for name, spec in specs.items()}
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": params}, {})
+    found = {name: tensor.sharding for name, tensor in KINDS["model_dir"].stored(tmp_path).items()}
+    assert found == {
+        "params/a": "fsdp, - on data=2 fsdp=2",
+        "params/b": "data+fsdp on data=2 fsdp=2",
+        "params/c": "replicated on data=2 fsdp=2",
+    }
+    assert main(["inspect", str(tmp_path), "--json"]) == 0
+    assert {row["name"]: row["sharding"] for row in json.loads(capsys.readouterr().out)["rows"]} == found
+    (tmp_path / "checkpoints" / "1" / "state" / "_sharding").write_text('{"YQ==": "{}"}')
+    with pytest.raises(CheckpointError, match="_sharding is damaged"):
+        KINDS["model_dir"].stored(tmp_path)
 
 
 def test_parameters_of_a_run_are_read_one_at_a_time(run):

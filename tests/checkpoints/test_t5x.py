@@ -135,8 +135,8 @@ def test_arrays_in_chunks_and_slots_are_listed(tmp_path):
     tiny.write_index(folder, index)
     assert numbers(open_source(str(folder)).params_fn(None)) == numbers(expected("t5_1_1"))
     stored = KINDS["t5x"].stored(folder)
-    assert stored["target/token_embedder/embedding"] == (table.shape, "float32", table.nbytes)
-    assert stored["state/param_states/token_embedder/embedding/v_row"] == ((18,), "float32", 72)
+    assert stored["target/token_embedder/embedding"] == (table.shape, "float32", table.nbytes, None)
+    assert stored["state/param_states/token_embedder/embedding/v_row"] == ((18,), "float32", 72, None)
 
 
 def test_bfloat16(tmp_path):

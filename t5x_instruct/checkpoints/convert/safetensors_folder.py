@@ -26,11 +26,12 @@ _PICKLES = ("pytorch_model*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class StoredTensor(NamedTuple):
-    """A tensor as its file has it: shape, the format's name of the type, and size in bytes."""
+    """A tensor as its file has it: shape, the format's name of the type, size in bytes, and how it lay on devices."""
 
     shape: tuple[int, ...]
     dtype: str
     num_bytes: int
+    sharding: str | None = None
 
 
 class SafetensorsFolder:
