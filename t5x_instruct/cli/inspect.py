@@ -30,7 +30,7 @@ def run(args: argparse.Namespace) -> int:
         {"name": name, "shape": list(tensor.shape), "type": tensor.dtype, "bytes": tensor.num_bytes}
         for name, tensor in tensors.items()
     ]
-    columns = COLUMNS
+    columns: tuple[str, ...] = COLUMNS
     if any(tensor.sharding for tensor in tensors.values()):
         columns = (*COLUMNS, "sharding")
         for row, tensor in zip(rows, tensors.values(), strict=True):
