@@ -22,9 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--hold_out", action="append", default=[], metavar="NAME", help="what TRAIN holds out; repeatable"
     )
     parser.add_argument("--seed", type=int, default=0, help="of templates and options (default: 0)")
-    parser.add_argument(
-        "--prepared_dir", metavar="DIR", help="where prepared data goes (default: the cache folder)"
-    )
+    parser.add_argument("--prepared_dir", metavar="DIR", help="where prepared data goes (default: the cache folder)")
     add_module_arguments(parser)
     add_json_argument(parser)
 
