@@ -84,6 +84,7 @@ CHANGES = {
             "relative_buckets": 10,
             "tie_embeddings": True,
             "vocab_multiple": 8,
+            "bias_per_layer": True,
             "scan_layers": False,
         },
         logits={
