@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.models.api import Model
-from t5x_instruct.models.layers.stack import REMAT_POLICIES
+from t5x_instruct.models.layers.remat import REMAT_POLICIES
 from t5x_instruct.partitioning.arrays import batch_problems
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan.flops import flops_of

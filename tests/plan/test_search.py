@@ -9,7 +9,7 @@ import pytest
 from t5x_instruct.cli.main import main
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.config.validate import resolve
-from t5x_instruct.models.layers.stack import REMAT_POLICIES
+from t5x_instruct.models.layers.remat import REMAT_POLICIES
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan import search as searching
 from t5x_instruct.plan.candidates import Candidate, Guess, Guesser
