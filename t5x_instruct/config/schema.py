@@ -158,6 +158,12 @@ MACROS: dict[str, Macro] = {
         "type of activations (None: the model's own)",
         _by("train", "eval", "infer", default=None),
     ),
+    "ATTENTION": Macro(
+        Literal["auto", "plain", "splash"] | None,
+        "how whole rows are read: the Splash kernel where the devices are TPUs and the shape allows it (auto), never "
+        "or always (None: the model's own)",
+        {"train": None},
+    ),
     "REMAT": Macro(
         Literal["none", "minimal", "save_dots", "full", "offloaded"] | None,
         "what the backward pass computes again or fetches from the host (None: the model's own)",

@@ -7,8 +7,10 @@ layers are written in can be changed here alone.
 from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
+from jax.sharding import Mesh
 
 from t5x_instruct.common.types import Batch, Params, Unembedding
+from t5x_instruct.models.layers.splash import Choice
 
 #: An incremental decoding state: a pytree with at least the scalar int32 `index`, the next free slot. Arrays of all
 #: layers are [layers, batch, ...] (`key`, `value`, `cross_key`, `cross_value`), all others [batch, ...].
@@ -43,6 +45,10 @@ class Model(Protocol):
     @property
     def reads_inputs(self) -> ReadsInputs:
         """How it reads the inputs."""
+        ...
+
+    def attention_choice(self, length: int, mesh: Mesh | None) -> Choice:
+        """Which attention reads whole rows of so many slots on a mesh, and why."""
         ...
 
     def init(self, rng: jax.Array) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from t5x_instruct.common import types
 from t5x_instruct.common.errors import unknown
@@ -20,6 +21,7 @@ from t5x_instruct.models.layers.mlp import Mlp
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.rope import Rope, RopeScaling, rotations
+from t5x_instruct.models.layers.splash import Choice, choose
 from t5x_instruct.models.layers.stack import run_layers
 from t5x_instruct.models.network import (
     LinenModel,
@@ -82,6 +84,7 @@ class DecoderConfig:
         remat: what the backward pass computes again per layer, a key of `layers.remat.REMAT_POLICIES`.
         scan_layers: one compiled layer over stacked parameters, or every layer compiled by itself.
         attention_chunk: queries per piece of attention; scores of one piece at a time are alive.
+        attention: "plain", "splash" (the kernel for TPUs) or "auto": see `layers.splash.choose`.
         prefix_lm: whether the inputs see one another, as by an encoder, and only the targets are causal.
         family: "decoder".
     """
@@ -121,6 +124,7 @@ class DecoderConfig:
     remat: str = "none"
     scan_layers: bool = True
     attention_chunk: int = 64
+    attention: str = "auto"
     prefix_lm: bool = False
     family: str = "decoder"
 
@@ -233,6 +237,7 @@ def _attention(config: DecoderConfig) -> Callable[..., Attention]:
         num_kv_heads=c.num_kv_heads,
         head_dim=c.head_dim,
         chunk=c.attention_chunk,
+        setting=c.attention,
         dtype=jnp.dtype(c.dtype),
         scaled_by=c.query_pre_attn_scalar,
         soft_cap=c.attention_soft_cap,
@@ -365,6 +370,18 @@ class DecoderModel(LinenModel):
     def reads_inputs(self) -> ReadsInputs:
         """ "prefix" or "causal"."""
         return "prefix" if self.config.prefix_lm else "causal"
+
+    def attention_choice(self, length: int, mesh: Mesh | None) -> Choice:
+        """Which attention reads whole rows of so many slots on a mesh, and why."""
+        c = self.config
+        return choose(
+            c.attention,
+            mesh,
+            length=length,
+            num_heads=c.num_heads,
+            num_kv_heads=c.num_kv_heads,
+            obstacle="inputs see one another (prefix_lm)" if c.prefix_lm else "",
+        )
 
     def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
         """Final hidden states of all tokens at once.

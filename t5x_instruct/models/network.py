@@ -14,6 +14,7 @@ from t5x_instruct.models.heads import logits_of
 from t5x_instruct.models.layers.attention import Tokens
 from t5x_instruct.models.layers.mlp import ACTIVATIONS
 from t5x_instruct.models.layers.remat import REMAT_POLICIES
+from t5x_instruct.models.layers.splash import SETTINGS
 
 DTYPES = ("float32", "bfloat16")
 
@@ -22,7 +23,7 @@ def check_config(config: Any, family: str, sizes: Iterable[str], problems: list[
     """Checks what configurations of all families hold.
 
     Args:
-        config: with `activation`, `dtype`, `remat`, `family`, `dropout_rate`, `norm_epsilon`.
+        config: with `activation`, `dtype`, `attention`, `remat`, `family`, `dropout_rate`, `norm_epsilon`.
         family: the only valid family.
         sizes: fields that are at least 1.
         problems: what the family itself has found.
@@ -34,6 +35,7 @@ def check_config(config: Any, family: str, sizes: Iterable[str], problems: list[
     for name, value, valid in (
         ("activation", config.activation, ACTIVATIONS),
         ("dtype", config.dtype, DTYPES),
+        ("attention", config.attention, SETTINGS),
         ("remat policy", config.remat, REMAT_POLICIES),
         (f"{family} family", config.family, (family,)),
     ):

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from t5x_instruct.common import types
 from t5x_instruct.common.types import Batch, Params
@@ -19,6 +20,7 @@ from t5x_instruct.models.layers.mlp import Mlp
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.relative_bias import RelativeBias
 from t5x_instruct.models.layers.remat import named
+from t5x_instruct.models.layers.splash import Choice, choose
 from t5x_instruct.models.layers.stack import run_layers
 from t5x_instruct.models.network import (
     LinenModel,
@@ -64,6 +66,7 @@ class T5Config:
         remat: what the backward pass computes again per layer, a key of `layers.remat.REMAT_POLICIES`.
         scan_layers: one compiled layer over stacked parameters, or every layer compiled by itself.
         attention_chunk: queries per piece of attention; scores of one piece at a time are alive.
+        attention: "plain" or "auto", which is the same: the kernel for TPUs has no bias.
         family: "t5".
     """
 
@@ -90,6 +93,7 @@ class T5Config:
     remat: str = "none"
     scan_layers: bool = True
     attention_chunk: int = 64
+    attention: str = "auto"
     family: str = "t5"
 
     def __post_init__(self) -> None:
@@ -103,6 +107,8 @@ class T5Config:
             )
         if not 0 <= self.decoder_start_id < max(self.vocab_size, 1):
             problems.append(f"decoder_start_id is {self.decoder_start_id}, must be in 0 to {self.vocab_size - 1}")
+        if self.attention == "splash":
+            problems.append(f"attention is 'splash', must be 'auto' or 'plain': {_NO_SPLASH}")
         check_config(self, "t5", _SIZES, problems)
 
     @property
@@ -111,6 +117,7 @@ class T5Config:
         return rounded_up(self.vocab_size, self.vocab_multiple)
 
 
+_NO_SPLASH = "relative positions are a bias on the scores, which the kernel does not know"
 _SIZES = (
     "vocab_size",
     "emb_dim",
@@ -359,6 +366,13 @@ class T5Model(LinenModel):
     def reads_inputs(self) -> ReadsInputs:
         """ "encoder"."""
         return "encoder"
+
+    def attention_choice(self, length: int, mesh: Mesh | None) -> Choice:
+        """Which attention reads whole rows of so many slots on a mesh, and why."""
+        c = self.config
+        return choose(
+            c.attention, mesh, length=length, num_heads=c.num_heads, num_kv_heads=c.num_heads, obstacle=_NO_SPLASH
+        )
 
     def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
         """Final hidden states of all targets at once.

@@ -134,6 +134,11 @@ def activation_rules(mesh: Mesh, rules: Rules = DEFAULT_RULES) -> Iterator[None]
         _ACTIVE.reset(token)
 
 
+def active_rules() -> tuple[Mesh, Rules] | None:
+    """The mesh and the rules of the `activation_rules` that a function is traced within; None outside."""
+    return _ACTIVE.get()
+
+
 def shard_count(axis: str) -> int:
     """Into how many shards the active rules cut a logical axis of activations; 1 outside `activation_rules`."""
     active = _ACTIVE.get()
@@ -156,10 +161,18 @@ def constrain(x: jax.Array, axes: tuple[str | None, ...]) -> jax.Array:
     active = _ACTIVE.get()
     if active is None or active[0].size == 1:
         return x
+    return jax.lax.with_sharding_constraint(x, NamedSharding(active[0], activation_spec(axes, x.shape)))
+
+
+def activation_spec(axes: tuple[str | None, ...], shape: tuple[int, ...]) -> PartitionSpec:
+    """How `constrain` shards an activation of this shape, within `activation_rules`."""
+    active = _ACTIVE.get()
+    if active is None:
+        return PartitionSpec(*(None for _ in axes))
     mesh, rules = active
     entries: list[Any] = []
-    for axis, size in zip(axes, x.shape, strict=True):
+    for axis, size in zip(axes, shape, strict=True):
         mesh_axes = tuple(a for a in (rules[axis] if axis else ()) if mesh.shape[a] > 1)
         whole = size % math.prod(mesh.shape[a] for a in mesh_axes) != 0
         entries.append(None if whole or not mesh_axes else mesh_axes)
-    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, PartitionSpec(*entries)))
+    return PartitionSpec(*entries)

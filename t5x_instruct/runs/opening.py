@@ -125,8 +125,13 @@ def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh,
         num_hosts: hosts that share the batch; None: those that are running.
 
     Raises:
-        ConfigError: all that does not divide: parameters, batch, lengths.
+        ConfigError: all that does not divide: parameters, batch, lengths; or the attention that is asked for cannot be
+            had.
     """
+    choice = model.attention_choice(data.longest_row(model.reads_inputs), mesh)
+    if model.config.attention == "splash" and not choice.splash:
+        raise ConfigError(f"ATTENTION = 'splash': {choice.why}; choose 'auto' or 'plain', or change what is in its way")
+
     check_fit(
         jax.eval_shape(model.init, jax.random.key(0)),
         model.param_axes(),

@@ -29,6 +29,7 @@ class ModelSettings:
         vocabulary: what `data.vocabularies.load_vocabulary` takes; None: the checkpoint's own.
         dtype: compute dtype; None: as configured.
         remat: rematerialisation policy; None: as configured.
+        attention: "auto", "plain" or "splash"; None: as configured.
         dropout_rate: None: as configured.
     """
 
@@ -37,6 +38,7 @@ class ModelSettings:
     vocabulary: str | None = None
     dtype: str | None = None
     remat: str | None = None
+    attention: str | None = None
     dropout_rate: float | None = None
 
     def __post_init__(self) -> None:
@@ -51,7 +53,9 @@ class ModelSettings:
     def overridden(self, config: Any) -> Any:
         """`config` with what this run says otherwise."""
         changes = {
-            name: getattr(self, name) for name in ("dtype", "remat", "dropout_rate") if getattr(self, name) is not None
+            name: getattr(self, name)
+            for name in ("dtype", "remat", "attention", "dropout_rate")
+            if getattr(self, name) is not None
         }
         return dataclasses.replace(config, **changes)
 
@@ -137,6 +141,10 @@ class DataSettings:
         if reads_inputs == "encoder":
             return {f"{name}['inputs']": inputs, f"{name}['targets']": targets}
         return {f"{name}['inputs'] + ['targets'],": inputs + targets}
+
+    def longest_row(self, reads_inputs: str) -> int:
+        """Slots of the longer side's row; for the argument see `row_lengths`."""
+        return max(self.row_lengths(reads_inputs).values())
 
     def prepare_spec(
         self,

@@ -122,6 +122,7 @@ class _Stages:
         resume = self.checkpoints.latest()
         for warning in self.checked.warnings[:MOST_WARNINGS]:
             say(f"warning: {warning}")
+        say(str(self.model.attention_choice(self.data.longest_row(self.model.reads_inputs), self.mesh)))
         if resume is None:
             self._write_manifest(loader, resume)
             save_run_identity(self.folder, self.model.config, self.opened.vocabulary)

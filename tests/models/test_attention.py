@@ -1,4 +1,7 @@
+import math
+import re
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,6 +13,7 @@ from t5x_instruct.models.layers.attention import Tokens, attend
 from t5x_instruct.models.layers.kinds import Window, indexed, repeated, shortest_pattern
 from t5x_instruct.models.layers.relative_bias import RelativeBias, bucket_starts
 from t5x_instruct.models.layers.rope import Rope, rotate, rotation
+from t5x_instruct.models.layers.sequence import over_sequence
 from t5x_instruct.partitioning.arrays import batch_sharding
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import activation_rules
@@ -200,3 +204,29 @@ def test_rotation_depends_on_the_difference_alone() -> None:
     np.testing.assert_allclose(score(9, 4), score(35, 30), rtol=1e-4)
     assert abs(score(9, 4) - score(9, 5)) > 1e-3
     np.testing.assert_allclose(score(6, 6), float(jnp.vdot(q, k)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_queries_spread_over_a_sequence_axis_give_the_same(causal: bool) -> None:
+    rng = np.random.default_rng(2)
+    rows, slots = 4, 24
+    q, k, v = (jnp.asarray(rng.normal(size=(rows, slots, n, H)), jnp.float32) for n in (4, 2, 2))
+    bias = None if causal else jnp.asarray(rng.normal(size=(4, 2 * slots - 1)), jnp.float32)
+    where = Tokens(jnp.asarray(np.sort(rng.integers(0, 3, (rows, slots)))), jnp.arange(slots)[None].repeat(rows, 0))
+
+    def run(mesh: Any, *arrays: Any) -> Any:
+        def loss(q: Any, k: Any, v: Any, bias: Any) -> Any:
+            plain = partial(attend, chunk=4, causal=causal)
+            out = over_sequence(plain, q, k, v, where, where, bias_NL=bias)
+            return jnp.sin(out).sum(), out
+
+        with nullcontext() if mesh is None else activation_rules(mesh):
+            return jax.grad(loss, argnums=(0, 1, 2) if causal else (0, 1, 2, 3), has_aux=True)(*arrays)
+
+    mesh = make_mesh(MeshConfig(fsdp=1, sequence=4, model=2))
+    spread = jax.jit(partial(run, mesh)).lower(q, k, v, bias).compile()
+    for got, wanted in zip(*map(jax.tree.leaves, (spread(q, k, v, bias), run(None, q, k, v, bias))), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=2e-5)
+    # A device has scores of its own queries and heads only: a piece of 4 queries, not of 16.
+    shapes = re.findall(r"f32\[([\d,]+)\]", spread.as_text())
+    assert not [one for one in shapes if math.prod(map(int, one.split(","))) >= rows * 4 * 4 * slots * 2]

@@ -68,7 +68,8 @@ CHANGES = {
             "dropout_rate": 0.3,
             "prefix_lm": True,
         },
-        elsewhere={},
+        # In how long rows are read, see `test_splash`.
+        elsewhere={"attention": "splash"},
         **SAME,
     ),
     "t5": Changes(
@@ -95,8 +96,8 @@ CHANGES = {
             "dtype": "bfloat16",
             "dropout_rate": 0.3,
         },
-        # In what the decoder is fed.
-        elsewhere={"decoder_start_id": 5},
+        # In what the decoder is fed; in nothing.
+        elsewhere={"decoder_start_id": 5, "attention": "plain"},
         **SAME,
     ),
 }
@@ -239,6 +240,8 @@ def test_all_problems_of_a_dict_at_once() -> None:
         ("decoder", {"activation": "sliu"}, "nearest: 'silu'"),
         ("decoder", {"dtype": "float16"}, "dtype 'float16'"),
         ("decoder", {"remat": "ful"}, "nearest: 'full'"),
+        ("decoder", {"attention": "slash"}, "nearest: 'splash'"),
+        ("t5", {"attention": "splash"}, "a bias on the scores"),
         ("decoder", {"dropout_rate": 1.0}, "dropout_rate is 1.0"),
         ("decoder", {"num_layers": 0}, "num_layers is 0"),
         ("decoder", {"rope_theta": 0.0}, "rope_theta is 0.0"),

@@ -14,7 +14,9 @@ from t5x_instruct.models.layers.linear import Linear
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.remat import named
 from t5x_instruct.models.layers.rope import Rotation, rotate
-from t5x_instruct.partitioning.rules import constrain, shard_count
+from t5x_instruct.models.layers.sequence import over_sequence
+from t5x_instruct.models.layers.splash import choose, splash_attend
+from t5x_instruct.partitioning.rules import active_rules, constrain, shard_count
 
 # Far below any score and far above the end of float32, so that adding a score to it stays finite.
 _HIDDEN = -1e30
@@ -211,6 +213,22 @@ def _with_bias_backward(_: None, grad_BKGCS: jax.Array) -> tuple[jax.Array, jax.
 _with_bias.defvjp(_with_bias_forward, _with_bias_backward)
 
 
+def _by_kernel(
+    q_BTNH: jax.Array,
+    k_BTKH: jax.Array,
+    v_BTKH: jax.Array,
+    queries: Tokens,
+    keys: Tokens,
+    *,
+    bias_NL: None,
+    window: Window | None,
+    soft_cap: float | None,
+) -> jax.Array:
+    """`splash_attend` with the arguments of `attend`."""
+    behind = None if window is None else window.behind
+    return splash_attend(q_BTNH, k_BTKH, v_BTKH, queries.segments, behind=behind, soft_cap=soft_cap)
+
+
 class AttentionInputs(NamedTuple):
     """What all layers' attention shares, computed once a forward pass.
 
@@ -261,6 +279,7 @@ class Attention(nn.Module):
         dropout_rate: share of the keys dropped for each head, the same ones for all queries of a row. Dropping a key's
             weight is dropping its value, which costs no pass over the scores.
         deterministic: whether dropout is off.
+        setting: whether whole rows are read by the Splash kernel, see `splash.choose`.
     """
 
     num_heads: int
@@ -279,6 +298,7 @@ class Attention(nn.Module):
     qk_norm_over: str = "head"
     dropout_rate: float = 0.0
     deterministic: bool = True
+    setting: str = "plain"
 
     @nn.compact
     def __call__(
@@ -319,36 +339,61 @@ class Attention(nn.Module):
         if self.scaled:
             q_BTNH *= jnp.asarray(scale, self.dtype)
         v_BSKH = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,), deterministic=self.deterministic)(v_BSKH)
-        out_BTNH = self._attended(q_BTNH, k_BSKH, v_BSKH, inputs, 0 if kind is None else kind.window)
-        out_BTNH = named(constrain(out_BTNH, ("batch", "length", "heads", "kv")), "attention")
+        whole_row = self.causal and cache is None and source is None
+        out_BTNH = self._attended(q_BTNH, k_BSKH, v_BSKH, inputs, 0 if kind is None else kind.window, whole_row)
         out = Linear((x_BTD.shape[-1],), ("heads", "kv"), ("embed",), self.dtype, use_bias=self.out_bias, name="out")
         return out(out_BTNH), cache
 
     def _attended(
-        self, q_BTNH: jax.Array, k_BSKH: jax.Array, v_BSKH: jax.Array, inputs: AttentionInputs, window: Any
+        self,
+        q_BTNH: jax.Array,
+        k_BSKH: jax.Array,
+        v_BSKH: jax.Array,
+        inputs: AttentionInputs,
+        window: Any,
+        whole_row: bool,
     ) -> jax.Array:
-        """`attend` with the window of this number.
+        """`attend` or the kernel, with the window of this number.
 
         Each window is a constant of a program of its own, so that a kernel can leave out what no query sees; a scanned
         stack holds one program a window, not one a layer, and runs one of them.
         """
-        several = [
-            partial(attend, chunk=self.chunk, causal=self.causal, window=one, soft_cap=self.soft_cap)
+        by_kernel = whole_row and self._has_splash(inputs)
+        several: list[Callable[..., jax.Array]] = [
+            partial(_by_kernel, window=one, soft_cap=self.soft_cap)
+            if by_kernel
+            else partial(
+                over_sequence, partial(attend, chunk=self.chunk, causal=self.causal, window=one, soft_cap=self.soft_cap)
+            )
             for one in self.windows
         ]
         arrays = (q_BTNH, k_BSKH, v_BSKH, inputs.queries, inputs.keys)
         if len(several) == 1 or isinstance(window, int | np.integer):
-            out_BTNH: jax.Array = several[int(window) if len(several) > 1 else 0](*arrays, bias_NL=inputs.bias_NL)
-            return out_BTNH
+            out_BTNH = several[int(window) if len(several) > 1 else 0](*arrays, bias_NL=inputs.bias_NL)
+            if by_kernel:
+                return out_BTNH  # which has its name already
+        else:
 
-        def switched(window: jax.Array, *arrays: Any) -> jax.Array:
-            *others, bias_NL = arrays
-            out: jax.Array = jax.lax.switch(window, [partial(one, bias_NL=bias_NL) for one in several], *others)
-            return out
+            def switched(window: jax.Array, *arrays: Any) -> jax.Array:
+                *others, bias_NL = arrays
+                out: jax.Array = jax.lax.switch(window, [partial(one, bias_NL=bias_NL) for one in several], *others)
+                return out
 
-        # Without the checkpoint the backward pass would keep, for each window, what its program has computed.
-        run: Callable[..., jax.Array] = jax.checkpoint(switched, prevent_cse=False)
-        return run(window, *arrays, inputs.bias_NL)
+            # Without the checkpoint the backward pass would keep, for each window, what its program has computed.
+            run: Callable[..., jax.Array] = jax.checkpoint(switched, prevent_cse=False)
+            out_BTNH = run(window, *arrays, inputs.bias_NL)
+        return named(constrain(out_BTNH, ("batch", "length", "heads", "kv")), "attention")
+
+    def _has_splash(self, inputs: AttentionInputs) -> bool:
+        active = active_rules()
+        return choose(
+            self.setting,
+            None if active is None else active[0],
+            length=inputs.queries.segments.shape[1],
+            num_heads=self.num_heads,
+            num_kv_heads=self.num_kv_heads,
+            obstacle="" if inputs.bias_NL is None and inputs.keys.inputs is None else "scores are not only causal",
+        ).splash
 
     def _project(self, x_BTD: jax.Array, rotation: Rotation | None, name: str, init_scale: float = 1.0) -> jax.Array:
         heads, axis = (self.num_heads, "heads") if name == "query" else (self.num_kv_heads, "kv_heads")

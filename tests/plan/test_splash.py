@@ -1,0 +1,28 @@
+"""The Splash kernel within a whole train step, compiled for a TPU slice that is not there.
+
+pytest -m slow tests/plan/test_splash.py
+"""
+
+import pytest
+
+from t5x_instruct.config.validate import resolve
+from t5x_instruct.plan.compiled import plan_training
+from t5x_instruct.plan.topologies import parse_slices
+from t5x_instruct.runs.opening import planned_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")]
+
+SIZES = {"emb_dim": 256, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 64, "mlp_dim": 512}
+
+
+def plan(*words):
+    config = [f"DecoderConfig.{name}={value}" for name, value in SIZES.items()]
+    lengths = "TASK_FEATURE_LENGTHS={'inputs': 256, 'targets': 256}"
+    words = ["MODEL_DIR=unused", "DTYPE='bfloat16'", "REMAT='minimal'", lengths, *config, *words]
+    run = resolve(["recipes/tiny.gin"], words, verb="train").instantiate("TrainRun")
+    return plan_training(run, planned_model(run.model), parse_slices("v5e-4"))
+
+
+def test_the_step_compiles_with_the_kernel_sharded_over_rows_and_heads():
+    found = plan("MESH={'fsdp': 2, 'model': 2}", "BATCH_SIZE=8")
+    assert found.fits
