@@ -32,86 +32,86 @@ def read(model_type: str, **values: Any) -> DecoderConfig:
 
 
 # As version 4 of transformers wrote them.
-@pytest.mark.parametrize(
-    ("model_type", "values", "expected"),
-    [
-        (
-            "llama",
-            {"rope_theta": 5e5, "rope_scaling": LLAMA3 | {"rope_type": "llama3"}},
-            {
-                "rope_theta": 5e5,
-                "rope_scaling": RopeScaling(
-                    kind="llama3", factor=8.0, original_length=8192, low_frequency_factor=1.0, high_frequency_factor=4.0
-                ),
-            },
-        ),
-        ("mistral", {"sliding_window": 4096, "head_dim": None}, {"layer_windows": (4096,), "head_dim": 8}),
-        ("mistral", {"sliding_window": None}, {"layer_windows": ()}),
-        (
-            "qwen2",
-            {"use_sliding_window": False, "sliding_window": 131_072, "max_window_layers": 28, "use_mrope": False},
-            {"layer_windows": (), "qkv_bias": True, "out_bias": False},
-        ),
-        (
-            "qwen2",
-            {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 4},
-            {"layer_windows": (0, 0, 0, 0, 32, 32)},
-        ),
-        ("qwen3", {}, {"head_dim": 128, "qk_norm": "head"}),
-        ("smollm3", {}, {"layer_ropes": ("global", "global", "global", "none"), "rope_theta": 2e6}),
-        ("smollm3", {"no_rope_layers": [1, 0] * 3}, {"layer_ropes": ("global", "none"), "tie_embeddings": True}),
-        (
-            "gemma2",
-            {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": None},
-            {"layer_windows": (4096, 0), "attention_soft_cap": 50.0, "logits_soft_cap": None, "head_dim": 256},
-        ),
-        (
-            "gemma3_text",
-            {
-                "sliding_window": 512,
-                "sliding_window_pattern": 3,
-                "rope_scaling": {"rope_type": "linear", "factor": 8.0},
-            },
-            {
-                "layer_windows": (512, 512, 0),
-                "layer_ropes": ("local", "local", "global"),
-                "rope_theta": 1e6,
-                "local_rope_theta": 1e4,
-                "rope_scaling": RopeScaling(kind="linear", factor=8.0),
-            },
-        ),
-        ("olmo2", {"rope_theta": 5e5}, {"norm_placement": "post", "qk_norm": "projection", "rope_scaling": None}),
-        (
-            "olmo3",
-            {"rope_theta": 5e5, "sliding_window": 4096, "rope_scaling": YARN | {"rope_type": "yarn"}},
-            {
-                "layer_windows": (4096, 4096, 4096, 0),
-                "layer_ropes": ("local", "local", "local", "global"),
-                "local_rope_theta": 5e5,
-                "rope_scaling": RopeScaling(
-                    kind="yarn",
-                    factor=8.0,
-                    original_length=8192,
-                    beta_fast=32.0,
-                    beta_slow=1.0,
-                    attention_factor=1.2079441541679836,
-                    truncate=True,
-                ),
-            },
-        ),
-        ("olmo3", {"rope_theta": 5e5, "sliding_window": 4096}, {"layer_ropes": (), "local_rope_theta": None}),
-        (
-            "cohere2",
-            {"rope_theta": 5e4, "sliding_window": 64, "sliding_window_pattern": 4, "use_parallel_block": True},
-            {
-                "layer_windows": (64, 64, 64, 0),
-                "layer_ropes": ("global", "global", "global", "none"),
-                "logits_multiplier": 0.0625,
-                "norm": "layer",
-            },
-        ),
-    ],
-)
+OLDER: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
+    (
+        "llama",
+        {"rope_theta": 5e5, "rope_scaling": LLAMA3 | {"rope_type": "llama3"}},
+        {
+            "rope_theta": 5e5,
+            "rope_scaling": RopeScaling(
+                kind="llama3", factor=8.0, original_length=8192, low_frequency_factor=1.0, high_frequency_factor=4.0
+            ),
+        },
+    ),
+    ("mistral", {"sliding_window": 4096, "head_dim": None}, {"layer_windows": (4096,), "head_dim": 8}),
+    ("mistral", {"sliding_window": None}, {"layer_windows": ()}),
+    (
+        "qwen2",
+        {"use_sliding_window": False, "sliding_window": 131_072, "max_window_layers": 28, "use_mrope": False},
+        {"layer_windows": (), "qkv_bias": True, "out_bias": False},
+    ),
+    (
+        "qwen2",
+        {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 4},
+        {"layer_windows": (0, 0, 0, 0, 32, 32)},
+    ),
+    ("qwen3", {}, {"head_dim": 128, "qk_norm": "head"}),
+    ("smollm3", {}, {"layer_ropes": ("global", "global", "global", "none"), "rope_theta": 2e6}),
+    ("smollm3", {"no_rope_layers": [1, 0] * 3}, {"layer_ropes": ("global", "none"), "tie_embeddings": True}),
+    (
+        "gemma2",
+        {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": None},
+        {"layer_windows": (4096, 0), "attention_soft_cap": 50.0, "logits_soft_cap": None, "head_dim": 256},
+    ),
+    (
+        "gemma3_text",
+        {
+            "sliding_window": 512,
+            "sliding_window_pattern": 3,
+            "rope_scaling": {"rope_type": "linear", "factor": 8.0},
+        },
+        {
+            "layer_windows": (512, 512, 0),
+            "layer_ropes": ("local", "local", "global"),
+            "rope_theta": 1e6,
+            "local_rope_theta": 1e4,
+            "rope_scaling": RopeScaling(kind="linear", factor=8.0),
+        },
+    ),
+    ("olmo2", {"rope_theta": 5e5}, {"norm_placement": "post", "qk_norm": "projection", "rope_scaling": None}),
+    (
+        "olmo3",
+        {"rope_theta": 5e5, "sliding_window": 4096, "rope_scaling": YARN | {"rope_type": "yarn"}},
+        {
+            "layer_windows": (4096, 4096, 4096, 0),
+            "layer_ropes": ("local", "local", "local", "global"),
+            "local_rope_theta": 5e5,
+            "rope_scaling": RopeScaling(
+                kind="yarn",
+                factor=8.0,
+                original_length=8192,
+                beta_fast=32.0,
+                beta_slow=1.0,
+                attention_factor=1.2079441541679836,
+                truncate=True,
+            ),
+        },
+    ),
+    ("olmo3", {"rope_theta": 5e5, "sliding_window": 4096}, {"layer_ropes": (), "local_rope_theta": None}),
+    (
+        "cohere2",
+        {"rope_theta": 5e4, "sliding_window": 64, "sliding_window_pattern": 4, "use_parallel_block": True},
+        {
+            "layer_windows": (64, 64, 64, 0),
+            "layer_ropes": ("global", "global", "global", "none"),
+            "logits_multiplier": 0.0625,
+            "norm": "layer",
+        },
+    ),
+]
+
+
+@pytest.mark.parametrize(("model_type", "values", "expected"), OLDER)
 def test_older_files_are_read(model_type: str, values: dict[str, Any], expected: dict[str, Any]) -> None:
     config = read(model_type, **values)
     assert {name: getattr(config, name) for name in expected} == expected
