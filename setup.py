@@ -23,6 +23,7 @@ INSTALL_REQUIRES = [
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "pyarrow>=18,<27",
+    "qwix>=0.1.8,<0.2",  # kernels of a frozen model in few bits
     "rouge-score>=0.1.2,<0.2",
     "sacrebleu>=2.5,<3",
     "safetensors>=0.5.3,<0.9",

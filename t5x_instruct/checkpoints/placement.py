@@ -13,25 +13,27 @@ Index = tuple[tuple[int, int], ...]
 
 
 class LazyTensor(NamedTuple):
-    """A float32 parameter that is read when it is wanted.
+    """A parameter that is read when it is wanted.
 
     Attributes:
         shape: of the whole parameter.
         pieces: each reads one layer, `shape[1:]`, of a parameter stacked over layers; or a single one reads it all.
         stacked: whether the pieces are layers.
         part: reads any box of it, where a format can do so without reading more; (start, stop) of each axis.
+        dtype: of what the pieces read.
     """
 
     shape: tuple[int, ...]
     pieces: Sequence[Callable[[], np.ndarray]]
     stacked: bool
     part: Callable[[Index], np.ndarray] | None = None
+    dtype: Any = np.float32
 
     def read(self) -> np.ndarray:
-        """All of it, float32, in host memory."""
+        """All of it in host memory."""
         if not self.stacked:
             return np.ascontiguousarray(self.pieces[0]())
-        whole = np.empty(self.shape, np.float32)
+        whole = np.empty(self.shape, self.dtype)
         for i, piece in enumerate(self.pieces):
             whole[i] = piece()
         return whole
@@ -70,7 +72,7 @@ def place_params(tensors: Mapping[str, LazyTensor], shardings: Any | None) -> di
         shardings: nested dictionaries of `jax.sharding.Sharding` of the same names; None: all on one device.
 
     Returns:
-        Nested dictionaries of float32 arrays.
+        Nested dictionaries of arrays.
 
     Raises:
         CheckpointError: the names of `shardings` differ from those of `tensors`; all differences are listed.
@@ -117,7 +119,7 @@ def _place(tensor: LazyTensor, sharding: jax.sharding.Sharding) -> jax.Array:
 
 def _cut(tensor: LazyTensor, indices: Iterable[Index]) -> dict[Index, np.ndarray]:
     """The parts of a parameter that is read piece by piece."""
-    parts = {index: np.empty([stop - start for start, stop in index], np.float32) for index in indices}
+    parts = {index: np.empty([stop - start for start, stop in index], tensor.dtype) for index in indices}
     if tensor.stacked:
         for i, piece in enumerate(tensor.pieces):
             holders = [index for index in parts if index[0][0] <= i < index[0][1]]

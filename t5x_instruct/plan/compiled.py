@@ -32,7 +32,7 @@ class Memory:
     """What a device's memory holds during a step [bytes].
 
     Attributes:
-        params: parameters.
+        params: parameters, frozen ones too.
         optimizer: moments, averages and counters.
         batch: the device's rows.
         temporaries: what the step needs beside them.
@@ -247,16 +247,15 @@ def plan_training(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 
     compiled = compile_traced(traced)
     collectives, traffic = sent_and_moved(compiled.program(), mesh, slices)
     work = Work(
-        model_flops=model_flops(parts.loss_fn, parts.state.params, batch),
+        model_flops=model_flops(parts.loss_fn, parts.state.model_params, batch, frozen=parts.state.frozen is not None),
         flops=flops_of(traced.jaxpr),
         hbm_traffic=traffic,
         collectives=collectives,
         slots=batch[DECODER_TARGET_TOKENS].size,
     )
-    rest = device_bytes(parts.state) - device_bytes(parts.state.params)
-    return make_plan(
-        "training step", slices, mesh, compiled, work, params=parts.state.params, batch=batch, resident=rest
-    )
+    params = parts.state.model_params
+    rest = device_bytes(parts.state) - device_bytes(params)
+    return make_plan("training step", slices, mesh, compiled, work, params=params, batch=batch, resident=rest)
 
 
 def plan_validation(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 64) -> Plan:
@@ -275,8 +274,8 @@ def plan_validation(run: TrainRun, model: Model, slices: Slices, num_tasks: int 
     parts = run_parts(run, model, mesh)
     batch = abstract_batch(run.data, model, mesh)
     step = make_eval_step(parts.loss_fn, num_tasks=num_tasks)
-    params = parts.state.params
-    traced = compile_step(step, parts.shardings.params, mesh, donate=False).trace(params, batch)
+    params = parts.state.model_params
+    traced = compile_step(step, parts.shardings.model_params, mesh, donate=False).trace(params, batch)
     compiled = compile_traced(traced)
     collectives, traffic = sent_and_moved(compiled.program(), mesh, slices)
     flops = flops_of(traced.jaxpr)

@@ -31,19 +31,21 @@ def flops_of(traced: Any, open_trips: int = 1) -> int:
     return _of_jaxpr(getattr(traced, "jaxpr", traced), open_trips)
 
 
-def model_flops(loss_fn: Any, params: Params, batch: Any) -> int:
+def model_flops(loss_fn: Any, params: Params, batch: Any, frozen: bool = False) -> int:
     """What a step has to compute whatever is recomputed: three times the forward pass's matrix products.
 
-    Attention counts whole, the half that a causal mask throws away included.
+    Attention counts whole, the half that a causal mask throws away included. With a frozen model it is twice: no
+    gradient by its kernels (and what adapters and attention need of the third is left out).
 
     Args:
         loss_fn: ``(params, batch, dropout_rng) -> LossOutput``.
         params: shapes of the parameters.
         batch: shapes of a batch.
+        frozen: whether the kernels are not trained.
 
     Source: Chowdhery et al. 2022, PaLM, appendix B (the backward pass takes twice the forward pass).
     """
-    return 3 * count_flops(lambda p, b: loss_fn(p, b, None).loss_sum, params, batch)
+    return (2 if frozen else 3) * count_flops(lambda p, b: loss_fn(p, b, None).loss_sum, params, batch)
 
 
 def _of_jaxpr(jaxpr: Any, open_trips: int) -> int:

@@ -46,7 +46,8 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
         "",
         f"mesh: {' x '.join(f'{axis}={size}' for axis, size in mesh.shape.items())} on {mesh.size} "
         f"{mesh.devices.flat[0].device_kind} devices",
-        f"model: {opened.description}; {num_parameters(state.params):,} parameters, state {state_bytes / _GIB:.2f} "
+        f"model: {opened.description}; {num_parameters(state.model_params):,} parameters, "
+        f"{num_parameters(state.params):,} of them trained, state {state_bytes / _GIB:.2f} "
         f"GiB in all, {device_bytes(state) / _GIB:.2f} GiB on a device",
         f"data: {len(realised)} tasks trained, {len(mixture.held_out_tasks)} held out "
         f"({', '.join(sorted({task.cluster for task in mixture.held_out_tasks})) or 'none'}); one epoch is "

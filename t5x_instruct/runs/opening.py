@@ -5,12 +5,15 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import Mesh
 
+from t5x_instruct.checkpoints.adapters import kept_tensors
+from t5x_instruct.checkpoints.placement import place_params
 from t5x_instruct.checkpoints.restore import Source, open_source
 from t5x_instruct.common.buckets import use_for_epath
 from t5x_instruct.common.errors import ConfigError
@@ -23,7 +26,8 @@ from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
 from t5x_instruct.data.sharing import Shared, refuse_shared
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 from t5x_instruct.decoding.language_model import LanguageModel
-from t5x_instruct.models.api import Model
+from t5x_instruct.models.api import Model, split_trained, with_frozen
+from t5x_instruct.models.lora import LoraModel
 from t5x_instruct.models.presets import contradictions, make_model
 from t5x_instruct.partitioning.fit import check_fit
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh, slice_count
@@ -47,6 +51,7 @@ class OpenedModel(NamedTuple):
         params_fn: shardings -> parameters, from the checkpoint or freshly drawn.
         description: where it comes from, for people.
         imported_step: steps the checkpoint says it was trained for; the run counts its own from 0.
+        source: the checkpoint it starts from; None: from scratch.
     """
 
     model: Model
@@ -54,6 +59,7 @@ class OpenedModel(NamedTuple):
     params_fn: Callable[[Any], Params]
     description: str
     imported_step: int | None = None
+    source: Source | None = None
 
 
 def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
@@ -85,14 +91,29 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
             f"the vocabulary has {vocabulary.vocab_size} ids, the model's vocab_size is {config.vocab_size}; "
             f"set it to {-(-vocabulary.vocab_size // 128) * 128} or use the model's own vocabulary"
         )
+    model = _model_of(settings, config)
+    if source is None:
+
+        def init(shardings: Any) -> Params:
+            return jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))
+
+        return OpenedModel(model, vocabulary, init, f"random parameters, seed {seed}")
+    params_fn = source.params_fn
+    if isinstance(model, LoraModel):
+        params_fn = partial(_frozen_with_adapters, model, source, seed)
+    return OpenedModel(model, vocabulary, params_fn, source.description, source.step, source)
+
+
+def _model_of(settings: ModelSettings, config: Any) -> Model:
     model = make_model(settings.overridden(config))
-    if source is not None:
-        return OpenedModel(model, vocabulary, source.params_fn, source.description, source.step)
+    return model if settings.lora is None else LoraModel(model, settings.lora)
 
-    def init(shardings: Any) -> Params:
-        return jax.jit(model.init, out_shardings=shardings)(jax.random.key(seed))
 
-    return OpenedModel(model, vocabulary, init, f"random parameters, seed {seed}")
+def _frozen_with_adapters(model: LoraModel, source: Source, seed: int, shardings: Any) -> Params:
+    """A checkpoint's parameters, in the types they are kept in, and fresh adapters."""
+    trained, frozen = split_trained(shardings)
+    adapters = jax.jit(model.init_adapters, out_shardings=trained)(jax.random.key(seed))
+    return with_frozen(adapters, place_params(kept_tensors(source.tensors, model.lora), frozen))
 
 
 def planned_model(settings: ModelSettings) -> Model:
@@ -111,7 +132,7 @@ def planned_model(settings: ModelSettings) -> Model:
     if config is None:
         where = settings.initial_checkpoint_path
         raise ConfigError(f"{where} has no configuration of its own; set ModelSettings.config")
-    return make_model(settings.overridden(config))
+    return _model_of(settings, config)
 
 
 def check_fits(model: Model, data: DataSettings, micro_batches: int, mesh: Mesh, num_hosts: int | None = None) -> None:

@@ -31,6 +31,7 @@ class ModelSettings:
         remat: rematerialisation policy; None: as configured.
         attention: "auto", "plain" or "splash"; None: as configured.
         dropout_rate: None: as configured.
+        lora: a `LoraConfig`, the adapters to train while the model is frozen; None: all parameters are trained.
     """
 
     initial_checkpoint_path: str | None = None
@@ -40,6 +41,7 @@ class ModelSettings:
     remat: str | None = None
     attention: str | None = None
     dropout_rate: float | None = None
+    lora: Any = None
 
     def __post_init__(self) -> None:
         if self.initial_checkpoint_path is None:

@@ -1,6 +1,7 @@
 """One training run, from a registered mixture to a report on tasks it has never seen."""
 
 import contextlib
+import dataclasses
 import os
 import platform
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 import jax
 
+from t5x_instruct.checkpoints.adapters import check_base, save_adapter_identity
 from t5x_instruct.checkpoints.lock import lock_model_dir
 from t5x_instruct.checkpoints.manager import Checkpoints
 from t5x_instruct.checkpoints.restore import save_run_identity
@@ -26,6 +28,7 @@ from t5x_instruct.data.sharing import TaskIdentity
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.report import REPORT_HTML, write_report
 from t5x_instruct.evaluation.results import EvalResult, manner
+from t5x_instruct.models.api import split_trained
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.runs.evaluate import score, trained_tasks
 from t5x_instruct.runs.opening import (
@@ -104,6 +107,9 @@ class _Stages:
         self.loop = settings.loop
         self.evaluation = settings.evaluation
         self.initial = settings.model.initial_checkpoint_path
+        self.lora = settings.model.lora
+        if self.lora is not None and self.initial is None:
+            raise ConfigError("adapters need a model to belong to: with LORA_RANK set INITIAL_CHECKPOINT_PATH too")
         self.mesh = make_mesh(MeshConfig(**settings.mesh))
         self.opened: OpenedModel = open_model(settings.model, seed=settings.data.seed)
         self.model = self.opened.model
@@ -126,22 +132,40 @@ class _Stages:
         if resume is None:
             self._write_manifest(loader, resume)
             save_run_identity(self.folder, self.model.config, self.opened.vocabulary)
-            params = self.opened.params_fn(self.parts.shardings.params)
-            say(f"{self.opened.description}: {num_parameters(self.parts.state.params):,} parameters")
+            if self.lora is not None and self.opened.source is not None:
+                save_adapter_identity(self.folder, self.lora, self.opened.source.as_base())
+            params = self.opened.params_fn(self.parts.shardings.model_params)
+            say(f"{self.opened.description}: {self._sizes()}")
             before = self._evaluate("before", params)
             state = place_state(params, self.parts.optimizer, self.parts.shardings)
         else:
             say(f"going on from the checkpoint of step {resume}")
-            state, data_state = self.checkpoints.restore(resume, self.parts.state)
+            state, data_state = self._restored(resume)
             loader.restore(data_state)
             self._write_manifest(loader, resume)
             before = self._stored("before")
         state = self._train(state, loader, resume or 0)
-        after = self._evaluate("after", state.params if state.ema is None else state.ema)
+        after = self._evaluate("after", state.averaged_params)
         best = self.checkpoints.best()
         if hosts.process_index() == 0:
             write_report(self.folder, before=before, after=after, best=best)
         return self.folder / REPORT_HTML
+
+    def _restored(self, step: int) -> tuple[TrainState, dict[str, Any]]:
+        """The state of a checkpoint; what is frozen is read from where it came from."""
+        base = None if self.lora is None or self.opened.source is None else self.opened.source.as_base()
+        check_base(self.folder, self.lora, base)
+        saved, data_state = self.checkpoints.restore(step, self.parts.state.saved)
+        if self.lora is None:
+            return saved, data_state
+        _, frozen = split_trained(self.opened.params_fn(self.parts.shardings.model_params))
+        return dataclasses.replace(saved, frozen=frozen), data_state
+
+    def _sizes(self) -> str:
+        trained = num_parameters(self.parts.state.params)
+        if self.lora is None:
+            return f"{trained:,} parameters"
+        return f"{num_parameters(self.parts.state.model_params):,} parameters, {trained:,} of them trained"
 
     def close(self) -> None:
         """Waits for what is being saved, also after a fault."""
@@ -221,7 +245,8 @@ class _Stages:
                 "left_out": dict(self.mixture.left_out),
                 "model": self.opened.description,
                 "imported_step": self.opened.imported_step,
-                "parameters": num_parameters(self.parts.state.params),
+                "parameters": num_parameters(self.parts.state.model_params),
+                "trained_parameters": num_parameters(self.parts.state.params),
                 "warnings": self.checked.warnings,
                 "environment": environment,
             },

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from t5x_instruct.data.audit import AuditLimits
@@ -107,4 +108,9 @@ def device_bytes(placed: Any) -> int:
     def own(leaf: Any) -> Any:
         return leaf.shape if leaf.sharding is None else leaf.sharding.shard_shape(leaf.shape)
 
-    return sum(math.prod(own(leaf)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(placed))
+    return sum(math.prod(own(leaf)) * _bits(leaf.dtype) // 8 for leaf in jax.tree.leaves(placed))
+
+
+def _bits(dtype: Any) -> int:
+    """Four-bit numbers lie two to a byte on devices, though NumPy gives each a byte of its own."""
+    return 4 if dtype in (jnp.int4, jnp.uint4) else 8 * dtype.itemsize

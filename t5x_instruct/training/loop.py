@@ -118,7 +118,7 @@ def configured_step(
         optimizer,
         num_tasks=num_tasks,
         seed=config.seed,
-        dropout=model.config.dropout_rate > 0,
+        dropout=model.has_dropout,
         micro_batches=config.micro_batches,
         loss_normalizing_factor=config.loss_normalizing_factor,
     )
@@ -159,7 +159,7 @@ class Trainer:
         # By number of tasks, since not every trained task need have validation examples.
         self.eval_step = functools.cache(
             lambda num_tasks: compile_step(
-                make_eval_step(loss_fn, num_tasks=num_tasks), shardings.params, mesh, donate=False
+                make_eval_step(loss_fn, num_tasks=num_tasks), shardings.model_params, mesh, donate=False
             )
         )
 
@@ -207,7 +207,7 @@ class Trainer:
         """
         first = int(state.step)
         if self._validation is not None and first == 0:
-            writer.write(0, "validation", self.validate(state.params))
+            writer.write(0, "validation", self.validate(state.model_params))
         with stop_requests() as stop:
             state = self._steps(state, first, writer, checkpoints, progress, stop)
             checkpoints.wait()
@@ -238,14 +238,14 @@ class Trainer:
             if self._due(self.config.eval_period, step):
                 log.flush()
                 if self._validation is not None:
-                    record = self.validate(state.params)
+                    record = self.validate(state.model_params)
                     writer.write(step, "validation", record)
                     measured = self._unless_named() | named_numbers("validation", record)
                     log.restart_clock()
             why_stop = stop.after(step)
             if self._due(self.config.checkpoint_period, step) or why_stop is not None:
                 log.flush()
-                checkpoints.save(step, state, data_state, measured)
+                checkpoints.save(step, state.saved, data_state, measured)
                 log.restart_clock()
                 if why_stop is not None and step < total:
                     checkpoints.wait()

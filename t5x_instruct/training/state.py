@@ -10,6 +10,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from t5x_instruct.common.types import Params
+from t5x_instruct.models.api import split_trained, with_frozen
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, Rules, partition_spec, tree_shardings
 from t5x_instruct.training.adafactor import Factored, factored_axes
 from t5x_instruct.training.optimizers import Optimizer
@@ -22,22 +23,41 @@ class TrainState:
 
     Attributes:
         step: int32 scalar, steps done in this run.
-        params: float32 parameters, nested dicts.
+        params: float32 parameters that are trained, nested dicts.
         opt_state: the optimizer's state.
         ema: average of the parameters over steps; None (no arrays) unless the optimizer asks for it.
+        frozen: the model's other parameters, where only adapters are trained: they have no gradient and no moments,
+            go through the step in place, and are in no checkpoint. None: there are none.
     """
 
     step: jax.Array
     params: Params
     opt_state: Any
     ema: Params | None = None
+    frozen: Params | None = None
+
+    @property
+    def model_params(self) -> Params:
+        """All parameters, as the model takes them."""
+        return with_frozen(self.params, self.frozen)
+
+    @property
+    def averaged_params(self) -> Params:
+        """The same with the average in place of what is trained, where there is one."""
+        return with_frozen(self.params if self.ema is None else self.ema, self.frozen)
+
+    @property
+    def saved(self) -> "TrainState":
+        """What a checkpoint holds."""
+        return dataclasses.replace(self, frozen=None)
 
 
 def create_state(params: Params, optimizer: Optimizer) -> TrainState:
-    """The state before the first step, around parameters that are already there."""
+    """The state before the first step, around a model's parameters that are already there."""
+    params, frozen = split_trained(params)
     # A copy: the step gives up the memory of parameters and average both.
     ema = None if optimizer.ema_decay is None else jax.tree.map(jnp.copy, params)
-    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.transform.init(params), ema)
+    return TrainState(jnp.zeros((), jnp.int32), params, optimizer.transform.init(params), ema, frozen)
 
 
 def abstract_state(init: Callable[[jax.Array], Params], optimizer: Optimizer) -> TrainState:
@@ -54,7 +74,7 @@ def state_shardings(
 
     Args:
         abstract: the state's shapes.
-        param_axes: logical axes of the parameters.
+        param_axes: logical axes of the model's parameters.
         optimizer: the optimizer whose state it is.
         mesh: the mesh.
         rules: logical axis -> mesh axes.
@@ -62,7 +82,8 @@ def state_shardings(
     Raises:
         ConfigError: the mesh does not divide some parameters; all of them are named.
     """
-    params = tree_shardings(abstract.params, param_axes, mesh, rules)
+    params, frozen = split_trained(tree_shardings(abstract.model_params, param_axes, mesh, rules))
+    trained_axes, _ = split_trained(param_axes)
     replicated: Any = NamedSharding(mesh, PartitionSpec())
 
     def moment(leaf: Any, sharding: NamedSharding, axes: tuple[str | None, ...]) -> Any:
@@ -79,11 +100,11 @@ def state_shardings(
         moment,
         abstract.opt_state,
         params,
-        param_axes,
+        trained_axes,
         transform_non_params=lambda _: replicated,
         is_leaf=lambda node: isinstance(node, Factored),
     )
-    return TrainState(replicated, params, opt_state, None if optimizer.ema_decay is None else params)
+    return TrainState(replicated, params, opt_state, None if optimizer.ema_decay is None else params, frozen)
 
 
 def place_state(params: Params, optimizer: Optimizer, shardings: TrainState) -> TrainState:

@@ -15,7 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from t5x_instruct.common import types
 from t5x_instruct.common.types import Batch, LossOutput, Params
 from t5x_instruct.losses.cross_entropy import cross_entropy
-from t5x_instruct.models.api import Model
+from t5x_instruct.models.api import Model, with_frozen
 from t5x_instruct.partitioning.arrays import batch_sharding
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, Rules, activation_rules
 from t5x_instruct.training.optimizers import Optimizer
@@ -169,7 +169,11 @@ def make_train_step(
         if per_example:
             batch = {**batch, types.DECODER_LOSS_WEIGHTS: per_example_weights(batch)}
         rng = jax.random.fold_in(jax.random.key(seed), state.step) if dropout else None
-        gradient, metrics = accumulate(loss_fn, state.params, batch, rng, micro_batches, num_tasks)
+
+        def loss_of_trained(params: Params, batch: Batch, dropout_rng: jax.Array | None) -> LossOutput:
+            return loss_fn(with_frozen(params, state.frozen), batch, dropout_rng)
+
+        gradient, metrics = accumulate(loss_of_trained, state.params, batch, rng, micro_batches, num_tasks)
         divisor = jnp.maximum(metrics["weight_sum"], 1.0)
         if loss_normalizing_factor is not None and not per_example:
             divisor = jnp.float32(loss_normalizing_factor)
@@ -185,7 +189,7 @@ def make_train_step(
         ema = None
         if (decay := optimizer.ema_decay) is not None:
             ema = jax.tree.map(lambda e, p: e + (1.0 - decay) * (p - e), state.ema, params)
-        return TrainState(state.step + 1, params, opt_state, ema), metrics
+        return TrainState(state.step + 1, params, opt_state, ema, state.frozen), metrics
 
     return train_step
 

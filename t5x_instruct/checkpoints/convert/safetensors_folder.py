@@ -39,6 +39,7 @@ class SafetensorsFolder:
 
     Args:
         folder: with `model.safetensors`, or `model.safetensors.index.json` and the files it names.
+        single: the name of the one file, where it is not that of a model's.
 
     Raises:
         CheckpointError: there are no such files (weights that are pickled are refused, with the way out), a file is
@@ -49,12 +50,12 @@ class SafetensorsFolder:
         shapes: name -> shape.
     """
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, single: str = SINGLE_FILE):
         self.folder = folder
         self.tensors: dict[str, StoredTensor] = {}
         self._files: dict[str, Path] = {}
-        if (folder / SINGLE_FILE).is_file():
-            self._add(folder / SINGLE_FILE)
+        if (folder / single).is_file():
+            self._add(folder / single)
         elif (folder / INDEX_FILE).is_file():
             self._add_indexed(folder / INDEX_FILE)
         else:

@@ -6,6 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from t5x_instruct.models.api import ADAPTERS, QUANTIZED
 from t5x_instruct.models.layers.remat import REMAT_POLICIES
 
 
@@ -40,7 +41,7 @@ def run_layers(
     if config.scan_layers:
         scanned = nn.scan(
             layer_class,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, ADAPTERS: 0, QUANTIZED: 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),
             length=num_layers,
