@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from t5x_instruct.common.types import LossOutput, Unembedding
-from t5x_instruct.partitioning.rules import constrain
+from t5x_instruct.partitioning.rules import constrain, shard_count
 
 # exp of it is 0, and it is finite.
 _NEVER = -1e30
@@ -165,23 +165,26 @@ def _run(
     padded_order = jnp.pad(order_BT, ((0, 0), (0, count * C - T)))
     padded_weights = jnp.pad(jnp.take_along_axis(weights_BT, order_BT, axis=1), ((0, 0), (0, count * C - T)))
 
-    def body(kernel_grad_DV: Any, piece: tuple[jax.Array, jax.Array]) -> tuple[Any, _Piece]:
+    def body(kernel_grad_GDV: Any, piece: tuple[jax.Array, jax.Array]) -> tuple[Any, _Piece]:
         order_BC, weights_BC = piece
 
-        def run(kernel_grad_DV: Any) -> tuple[Any, _Piece]:
+        def run(kernel_grad_GDV: Any) -> tuple[Any, _Piece]:
             hidden_BCD = jnp.take_along_axis(hidden_BTD, order_BC[:, :, None], axis=1)
             targets_BC = jnp.take_along_axis(targets_BT, order_BC, axis=1)
-            return one(hidden_BCD, targets_BC, weights_BC, kernel_grad_DV)
+            return one(hidden_BCD, targets_BC, weights_BC, kernel_grad_GDV)
 
-        def skip(kernel_grad_DV: Any) -> tuple[Any, _Piece]:
+        def skip(kernel_grad_GDV: Any) -> tuple[Any, _Piece]:
             zeros_BC = jnp.zeros((B, C), jnp.float32)
             hidden_grad = jnp.zeros((B, C, D), hidden_BTD.dtype) if with_gradients else None
-            return kernel_grad_DV, _Piece(zeros_BC, zeros_BC, zeros_BC, hidden_grad)
+            return kernel_grad_GDV, _Piece(zeros_BC, zeros_BC, zeros_BC, hidden_grad)
 
-        return jax.lax.cond((weights_BC != 0.0).any(), run, skip, kernel_grad_DV)
+        return jax.lax.cond((weights_BC != 0.0).any(), run, skip, kernel_grad_GDV)
 
-    start: Any = jnp.zeros(kernel_DV.shape, jnp.float32) if with_gradients else None
-    kernel_grad_DV, pieces = jax.lax.scan(body, start, (pieces_of(padded_order), pieces_of(padded_weights)))
+    # Each device's part of the batch adds up its own gradient, and the parts are summed once after the loop: a sum over
+    # the devices in every piece would send the kernel's gradient as many times as there are pieces.
+    parts = shard_count("batch") if B % shard_count("batch") == 0 else 1
+    start: Any = _placed(jnp.zeros((parts, *kernel_DV.shape), jnp.float32)) if with_gradients else None
+    kernel_grad_GDV, pieces = jax.lax.scan(body, start, (pieces_of(padded_order), pieces_of(padded_weights)))
 
     def back(x: jax.Array) -> jax.Array:
         """Pieces [count, batch, chunk, ...] to [batch, length, ...] in the order of the row."""
@@ -193,6 +196,8 @@ def _run(
     if not with_gradients:
         return values, None
     hidden_grad_BTD = back(pieces.hidden_grad_BCD)
+    # The sum over the batch leaves each device with its own rows of the kernel's gradient.
+    kernel_grad_DV = constrain(kernel_grad_GDV.sum(axis=0), ("embed", "vocab"))
     return values, (hidden_grad_BTD, kernel_grad_DV.astype(kernel_DV.dtype), losses_BT)
 
 
@@ -201,7 +206,7 @@ def _piece(
     hidden_BCD: jax.Array,
     targets_BC: jax.Array,
     weights_BC: jax.Array,
-    kernel_grad_DV: Any,
+    kernel_grad_GDV: Any,
     *,
     kernel_DV: jax.Array,
     with_gradients: bool,
@@ -239,10 +244,16 @@ def _piece(
     grad_BCV = _before_cap(settings, grad_BCV, logits_BCV, ids_V)
     grad_BCV = grad_BCV.astype(hidden_BCD.dtype)
     hidden_grad_BCD = jnp.einsum("bcv,dv->bcd", grad_BCV, kernel_DV)
-    kernel_grad_DV += jnp.einsum("bcd,bcv->dv", hidden_BCD, grad_BCV, preferred_element_type=jnp.float32)
-    # The sum over the batch leaves each device with its own rows of the kernel's gradient.
-    kernel_grad_DV = constrain(kernel_grad_DV, ("embed", "vocab"))
-    return kernel_grad_DV, _Piece(losses_BC, token_losses_BC, correct_BC, hidden_grad_BCD)
+    G = kernel_grad_GDV.shape[0]
+    hidden_GBCD, grad_GBCV = (x.reshape(G, -1, *x.shape[1:]) for x in (hidden_BCD, grad_BCV))
+    added_GDV = jnp.einsum("gbcd,gbcv->gdv", hidden_GBCD, grad_GBCV, preferred_element_type=jnp.float32)
+    return _placed(kernel_grad_GDV + added_GDV), _Piece(losses_BC, token_losses_BC, correct_BC, hidden_grad_BCD)
+
+
+def _placed(kernel_grad_GDV: jax.Array) -> jax.Array:
+    """Gradients of the kernel, each on the devices of its part of the batch; one alone on all of them."""
+    alone = kernel_grad_GDV.shape[0] < shard_count("batch")
+    return constrain(kernel_grad_GDV, (None, "embed", "vocab") if alone else ("batch", None, "vocab"))
 
 
 def _logits(settings: _Settings, hidden_BCD: jax.Array, kernel_DV: jax.Array) -> jax.Array:

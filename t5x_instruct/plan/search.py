@@ -90,8 +90,11 @@ def search(
         progress: called after each compilation.
 
     Raises:
-        ConfigError: no slice divides the run, or the prices lack a generation.
+        ConfigError: no slice divides the run, the prices lack a generation, or the run trains adapters, whose frozen
+            model the guess knows nothing of.
     """
+    if run.model.lora is not None:
+        raise ConfigError("the search is for runs that train all parameters; with LORA_RANK plan each choice by itself")
     hourly = {one: price_an_hour(one, prices) for one in choices} if prices is not None else {}
     guesser = Guesser(run)
     all_guesses = {one: guesser.guesses(one) for one in choices}

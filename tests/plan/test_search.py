@@ -10,6 +10,7 @@ from t5x_instruct.cli.main import main
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.config.validate import resolve
 from t5x_instruct.models.layers.remat import REMAT_POLICIES
+from t5x_instruct.models.lora import LoraConfig
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan import search as searching
 from t5x_instruct.plan.candidates import Candidate, Guess, Guesser
@@ -125,6 +126,12 @@ def test_a_run_that_nothing_divides(run):
     odd = dataclasses.replace(run, data=dataclasses.replace(run.data, batch_size=3))
     with pytest.raises(ConfigError, match="no mesh of v5e:4x4 divides this run: BATCH_SIZE 3"):
         search(odd, [parse_slices("v5e-16")])
+
+
+def test_a_run_that_trains_adapters(run):
+    adapted = dataclasses.replace(run, model=dataclasses.replace(run.model, lora=LoraConfig(rank=2, alpha=4.0)))
+    with pytest.raises(ConfigError, match="with LORA_RANK plan each choice"):
+        search(adapted, [parse_slices("v5e-16")])
 
 
 def test_the_best_is_a_file_that_train_takes(tmp_path, capsys):
