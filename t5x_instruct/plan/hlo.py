@@ -74,6 +74,11 @@ class Computation(NamedTuple):
     instructions: dict[str, Instruction]
     root: str
 
+    def source(self, name: str) -> Instruction:
+        """What an instruction's value is a copy of; itself if it is none."""
+        one = self.instructions[name]
+        return self.source(one.operands[0]) if one.opcode in ("copy", "bitcast") else one
+
 
 class Frame(NamedTuple):
     """A computation whose instructions are scheduled: the entry, or the body of a loop.
@@ -168,8 +173,8 @@ class Program:
         if len(limits) != 1 or len(counters) != 1:
             return None
         # Unrolled by the compiler, a loop's counter grows by more than 1.
-        grown = body.instructions[result.operands[counters[0]]]
-        steps = [int(found[1]) for name in grown.operands if (found := _INTEGER.search(body.instructions[name].text))]
+        grown = body.source(result.operands[counters[0]])
+        steps = [int(found[1]) for name in grown.operands if (found := _INTEGER.search(body.source(name).text))]
         if grown.opcode != "add" or len(steps) != 1:
             return None
         return -(-limits[0] // steps[0])

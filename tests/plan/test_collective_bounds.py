@@ -75,7 +75,7 @@ def test_no_more_is_sent_than_is_stored(kind, mesh):
     plan = mesh_plan(kind, mesh)
     found = problems(stored[name][f"{kind} {mesh_name(mesh)}"], counted(plan), SAME if name == here else OTHER)
     longest = "\n".join(
-        f"  {one.kind} x {one.times}, {one.size:,} bytes: {one.source}" for one in plan.collectives[:12]
+        f"  {one.kind} x {one.times}, {one.size:,} bytes: {one.source}" for one in plan.work.collectives[:12]
     )
     assert not found, f"{found} (bounds of {name})\nthe longest:\n{longest}"
 

@@ -46,7 +46,8 @@ LOOP = """
   %step = u32[] constant({step})
   %i = u32[] get-tuple-element(%p), index=0
   %x = f32[8] get-tuple-element(%p), index=1
-  %next = u32[] {grow}(%i, %step)
+  %more = u32[] {grow}(%i, %step)
+  %next = u32[] copy(%more)
   ROOT %result = (u32[], f32[8]) tuple(%next, %x)
 }}
 
