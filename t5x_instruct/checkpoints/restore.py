@@ -38,12 +38,14 @@ from t5x_instruct.common.io import read_json, write_json
 from t5x_instruct.common.paths import AnyPath, as_path, is_bucket
 from t5x_instruct.common.trees import flatten_with_names, unflatten
 from t5x_instruct.common.types import Params
+from t5x_instruct.data.prompt_formats import PROMPT_FORMATS
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 from t5x_instruct.models.lora import LoraConfig, LoraModel
 from t5x_instruct.models.presets import config_from_dict, make_model
 
 MODEL_FILE = "model.json"
 TOKENIZER_FOLDER = "tokenizer"
+PROMPT_FORMAT_FILE = "prompt_format.json"
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST = "best"
 _PARAMS = "params"
@@ -64,6 +66,7 @@ class Source(NamedTuple):
         adapters: where it is a base model with adapters, the adapters; in `tensors` they are merged.
         reference: a name by which it is found again wherever the caller is; of a run it names the step.
         weights: the files that its weights are in.
+        prompt_format: the name of the one it was trained with (see `data.prompt_formats`), where it tells.
     """
 
     kind: str
@@ -76,6 +79,7 @@ class Source(NamedTuple):
     adapters: Adapters | None = None
     reference: str = ""
     weights: tuple[AnyPath, ...] = ()
+    prompt_format: str | None = None
 
     def as_base(self) -> BaseReference:
         """What adapters that are trained on it keep of it."""
@@ -154,17 +158,22 @@ def run_folder(name: str) -> AnyPath | None:
     return _split_step(path)[0] if _is_model_dir(path) else None
 
 
-def save_run_identity(model_dir: AnyPath, model_config: Any, vocabulary: Vocabulary) -> None:
-    """Writes what makes a run's checkpoints a model: `model.json` and the folder `tokenizer`. Host 0 writes.
+def save_run_identity(model_dir: AnyPath, model_config: Any, vocabulary: Vocabulary, prompt_format: str) -> None:
+    """Writes what makes a run's checkpoints a model. Host 0 writes.
+
+    That is `model.json`, the folder `tokenizer` and `prompt_format.json`: a model answers well to the form of prompt
+    that it was trained on, which neither its configuration nor its vocabulary tells.
 
     Args:
         model_dir: the run's folder; made if it is not there.
         model_config: a model's configuration, a dataclass.
         vocabulary: the model's vocabulary.
+        prompt_format: a name of `data.prompt_formats.PROMPT_FORMATS`.
     """
     if hosts.process_index() == 0:
         model_dir.mkdir(parents=True, exist_ok=True)
         vocabulary.save(model_dir / TOKENIZER_FOLDER)
+        write_json(model_dir / PROMPT_FORMAT_FILE, {"prompt_format": prompt_format})
         write_json(model_dir / MODEL_FILE, dataclasses.asdict(model_config))
     hosts.barrier("run identity written")
 
@@ -341,6 +350,7 @@ def _open_model_dir(path: AnyPath) -> Source:
     folder, named = _split_step(path)
     config = config_from_dict(_read_object(folder / MODEL_FILE))
     vocabulary = load_vocabulary(folder / TOKENIZER_FOLDER)
+    prompt_format = _saved_prompt_format(folder / PROMPT_FORMAT_FILE)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         step, chosen = _chosen_step(checkpoints, named)
         saved = checkpoints.saved_tree(step)
@@ -369,7 +379,16 @@ def _open_model_dir(path: AnyPath) -> Source:
     # The checksums say all of the step's other files.
     weights = (step_folder / CHECKSUMS_NAME,)
     source = Source(
-        "model_dir", config, vocabulary, tensors, params_fn, description, step, None, str(step_folder), weights
+        "model_dir",
+        config,
+        vocabulary,
+        tensors,
+        params_fn,
+        description,
+        step,
+        reference=str(step_folder),
+        weights=weights,
+        prompt_format=prompt_format,
     )
     identity = read_adapter_identity(folder)
     return source if identity is None else with_adapters(source, tensors, *identity, folder / ADAPTER_FILE)
@@ -419,6 +438,16 @@ def _model_dir_tensors(path: AnyPath) -> dict[str, StoredTensor]:
         step = _chosen_step(checkpoints, named)[0]
         saved, lay = checkpoints.saved_tree(step), checkpoints.saved_shardings(step)
     return {name: StoredTensor(spec.shape, spec.dtype, spec.num_bytes, lay.get(name)) for name, spec in saved.items()}
+
+
+def _saved_prompt_format(path: AnyPath) -> str | None:
+    """The prompt format of a run; None where it did not write one."""
+    if not path.exists():
+        return None
+    name = _read_object(path).get("prompt_format")
+    if not isinstance(name, str) or name not in PROMPT_FORMATS:
+        raise CheckpointError(f"{path}: {unknown('prompt format', str(name), PROMPT_FORMATS)}")
+    return name
 
 
 def _read_object(path: AnyPath) -> dict[str, Any]:

@@ -39,8 +39,9 @@ class LanguageModel:
     ```
 
     A prompt is first put into the form the model was trained on, its prompt format: for a chat model one user turn
-    of its chat template, for an encoder-decoder the text and the end token, for others the text itself. `raw=True`
-    passes text to the model as it is, and prompts that are token ids already (see `prompt_ids`) always are.
+    of its chat template, for an encoder-decoder the text and the end token, for others the text itself; a run's folder
+    tells which one that was. `raw=True` passes text to the model as it is, and prompts that are token ids already
+    (see `prompt_ids`) always are.
 
     Attributes:
         model: the model (see `models/api.py`).

@@ -35,7 +35,7 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
     opened = open_model(run.model, seed=run.data.seed)
     check_fits(opened.model, run.data, run.loop.micro_batches, mesh)
     state = run_parts(run, opened.model, mesh).state
-    mixture = open_data(run.data, opened.model, opened.vocabulary, run.evaluation)
+    mixture = open_data(run.data, opened.model, opened.vocabulary, opened.prompt_format, run.evaluation)
     checked = check_data(run.data, mixture, opened.vocabulary, run.audit)
     keep_best_by(run.loop.keep_best, validation_tasks(mixture))
     loader = make_loader(run.data, mixture, opened.model, opened.vocabulary)

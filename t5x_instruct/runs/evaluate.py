@@ -46,7 +46,7 @@ def run_evaluation(run: EvalRun) -> EvalResult:
     """
     trained = trained_tasks(run.model.initial_checkpoint_path)
     lm = open_language_model(run.model)
-    mixture = open_data(run.data, lm.model, lm.vocabulary, run.evaluation)
+    mixture = open_data(run.data, lm.model, lm.vocabulary, lm.prompt_format.name, run.evaluation)
     refuse_shared(trained, mixture.held_out_tasks if run.data.hold_out else mixture.tasks, run.data.allow_overlap)
     result = score(lm, mixture, run.data, run.evaluation, trained)
     if run.output is not None and hosts.process_index() == 0:

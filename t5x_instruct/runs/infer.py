@@ -123,7 +123,7 @@ def open_pool(data: DataSettings, lm: LanguageModel, shots: int) -> ExemplarPool
     Raises:
         ConfigError: the name is that of a mixture of several tasks, or the task has no split 'train'.
     """
-    mixture = open_data(data, lm.model, lm.vocabulary, EvaluationSettings(shots=shots))
+    mixture = open_data(data, lm.model, lm.vocabulary, lm.prompt_format.name, EvaluationSettings(shots=shots))
     names = [task.name for task in mixture.tasks]
     if names != [data.mixture_or_task_name]:
         raise ConfigError(f"exemplars: {unknown('task', data.mixture_or_task_name, names)}; it is a mixture")

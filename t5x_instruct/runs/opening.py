@@ -23,6 +23,7 @@ from t5x_instruct.data.audit import Audit, AuditLimits, check_before_training
 from t5x_instruct.data.converters import Converter, make_converter
 from t5x_instruct.data.loader import Loader
 from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
+from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.sharing import Shared, refuse_shared
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
 from t5x_instruct.decoding.language_model import LanguageModel
@@ -60,6 +61,11 @@ class OpenedModel(NamedTuple):
     description: str
     imported_step: int | None = None
     source: Source | None = None
+
+    @property
+    def prompt_format(self) -> str | None:
+        """The name of the one it was trained with; None where nothing is known of that."""
+        return None if self.source is None else self.source.prompt_format
 
 
 def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
@@ -217,11 +223,22 @@ def validation_tasks(mixture: PreparedMixture) -> list[str]:
 
 
 def open_data(
-    data: DataSettings, model: Model, vocabulary: Vocabulary, evaluation: EvaluationSettings | None = None
+    data: DataSettings,
+    model: Model,
+    vocabulary: Vocabulary,
+    own_format: str | None,
+    evaluation: EvaluationSettings | None = None,
 ) -> PreparedMixture:
     """The prepared mixture of a run, with what `evaluation` needs; what is missing is prepared by a child process.
 
     The vocabulary is kept beside the prepared data, by its fingerprint, where the child finds it.
+
+    Args:
+        data: which mixture.
+        model: how it reads inputs.
+        vocabulary: the model's.
+        own_format: the prompt format that the model was trained with, see `DataSettings.prepare_spec`.
+        evaluation: how tasks are scored, if they are.
     """
     folder = data.root / "vocabularies" / vocabulary.fingerprint[:16]
     if not folder.exists():
@@ -231,7 +248,7 @@ def open_data(
             # Another process may have been first; then its folder is the same.
             with contextlib.suppress(OSError):
                 (Path(temporary) / "new").rename(folder)
-    return ensure_prepared(data.prepare_spec(vocabulary, str(folder), model.reads_inputs, evaluation))
+    return ensure_prepared(data.prepare_spec(vocabulary, str(folder), model.reads_inputs, own_format, evaluation))
 
 
 class CheckedData(NamedTuple):
@@ -262,10 +279,12 @@ def check_data(
 
 
 def open_language_model(settings: ModelSettings) -> LanguageModel:
-    """A checkpoint with its parameters read, on all devices (see `inference_mesh`)."""
+    """A checkpoint with its parameters read, on all devices (see `inference_mesh`), asked as it was trained."""
     opened = open_model(settings)
+    own = opened.prompt_format
+    prompt_format = None if own is None else make_prompt_format(own, opened.vocabulary)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, inference_params(opened.model))
-    return LanguageModel(opened.model, opened.params_fn(shardings), opened.vocabulary)
+    return LanguageModel(opened.model, opened.params_fn(shardings), opened.vocabulary, prompt_format)
 
 
 def inference_params(model: Model, devices: Sequence[Any] | None = None) -> Any:

@@ -78,8 +78,9 @@ class DataSettings:
         packing: several examples a row.
         overlong: "cut" or "refuse" what exceeds the lengths.
         prompt_format: "chat", "chat_each" (the same, and of a conversation one example for each reply), "eos" (the
-            text and the end token), "plain" (the text), or "auto": chat if the vocabulary has a chat template
-            (chat_each for a model that reads its inputs both ways), else eos for an encoder, else plain.
+            text and the end token), "plain" (the text), or "auto": the one that the model's own run was trained
+            with; of other models chat if the vocabulary has a chat template (chat_each for a model that reads its
+            inputs both ways), else eos for an encoder, else plain.
         prepared_dir: where prepared data lies; of a folder in a bucket (`gs://...`) a copy is read.
         module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
         splits: which splits the run reads; 'train' is never read of what is held out.
@@ -153,6 +154,7 @@ class DataSettings:
         vocabulary: Vocabulary,
         vocabulary_spec: str,
         reads_inputs: str,
+        own_format: str | None,
         evaluation: "EvaluationSettings | None" = None,
     ) -> PrepareSpec:
         """What `prepare` has to make for this run.
@@ -161,10 +163,13 @@ class DataSettings:
             vocabulary: the model's.
             vocabulary_spec: where a child process finds the same vocabulary.
             reads_inputs: how the model reads inputs, see `models.api.Model`.
+            own_format: the prompt format that the model was trained with, which "auto" means; None: nothing is known.
             evaluation: how tasks are scored in this run, if they are: exemplars and templates have to be prepared.
         """
         prompt_format = self.prompt_format
-        if prompt_format == "auto" or (prompt_format == "chat" and vocabulary.chat_template is not None):
+        if prompt_format == "auto" and own_format is not None:
+            prompt_format = own_format
+        elif prompt_format == "auto" or (prompt_format == "chat" and vocabulary.chat_template is not None):
             prompt_format = default_prompt_format(vocabulary, reads_inputs)
         modules = self.mixture_or_task_module
         root: Any = self.prepared_dir or default_prepared_dir()

@@ -24,6 +24,7 @@ from t5x_instruct.common.io import read_json, write_bytes, write_json
 from t5x_instruct.common.paths import AnyPath, as_path
 from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.data.prepared import PreparedMixture
+from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.sharing import TaskIdentity
 from t5x_instruct.decoding.language_model import LanguageModel
 from t5x_instruct.evaluation.report import REPORT_HTML, write_report
@@ -115,7 +116,9 @@ class _Stages:
         self.model = self.opened.model
         check_fits(self.model, self.data, self.loop.micro_batches, self.mesh)
         self.parts = run_parts(settings, self.model, self.mesh)
-        self.mixture: PreparedMixture = open_data(self.data, self.model, self.opened.vocabulary, self.evaluation)
+        self.mixture: PreparedMixture = open_data(
+            self.data, self.model, self.opened.vocabulary, self.opened.prompt_format, self.evaluation
+        )
         if not self.mixture.train_tasks:
             raise ConfigError(f"nothing is left to train on: HOLD_OUT {self.data.hold_out} holds out every task")
         self.checked = check_data(self.data, self.mixture, self.opened.vocabulary, settings.audit)
@@ -131,7 +134,8 @@ class _Stages:
         say(str(self.model.attention_choice(self.data.longest_row(self.model.reads_inputs), self.mesh)))
         if resume is None:
             self._write_manifest(loader, resume)
-            save_run_identity(self.folder, self.model.config, self.opened.vocabulary)
+            prompt_format = self.mixture.spec.prompt_format
+            save_run_identity(self.folder, self.model.config, self.opened.vocabulary, prompt_format)
             if self.lora is not None and self.opened.source is not None:
                 save_adapter_identity(self.folder, self.lora, self.opened.source.as_base())
             params = self.opened.params_fn(self.parts.shardings.model_params)
@@ -200,7 +204,8 @@ class _Stages:
             return stored
         how = manner(self.evaluation.shots, self.evaluation.templates)
         say(f"scoring the held-out tasks {name} training, {how} ...")
-        lm = LanguageModel(self.model, params, self.opened.vocabulary)
+        prompt_format = make_prompt_format(self.mixture.spec.prompt_format, self.opened.vocabulary)
+        lm = LanguageModel(self.model, params, self.opened.vocabulary, prompt_format)
         result = score(lm, self.mixture, self.data, self.evaluation, self.mixture.train_tasks)
         if hosts.process_index() == 0:
             path = self._evaluation_path(name)

@@ -77,7 +77,7 @@ def test_a_run_is_exported(tmp_path, changes):
     like = jax.eval_shape(make_model(config).init, jax.random.key(0))
     params = jax.tree.map(lambda x: random.standard_normal(x.shape, np.float32), like)
     vocabulary = ByteVocabulary(41)
-    save_run_identity(tmp_path / "run", config, vocabulary)
+    save_run_identity(tmp_path / "run", config, vocabulary, "plain")
     with Checkpoints(tmp_path / "run" / "checkpoints") as checkpoints:
         checkpoints.save(3, {"params": jax.tree.map(jax.numpy.asarray, params), "opt_state": jax.numpy.ones(3)}, {})
     export(open_source(str(tmp_path / "run")), tmp_path / "out")

@@ -43,7 +43,7 @@ def run(tmp_path_factory):
     random = np.random.default_rng(0)
     like = jax.eval_shape(make_model(CONFIG).init, jax.random.key(0))
     params = {step: jax.tree.map(lambda x: jnp.asarray(random.random(x.shape), x.dtype), like) for step in (1, 2)}
-    save_run_identity(folder, CONFIG, ByteVocabulary())
+    save_run_identity(folder, CONFIG, ByteVocabulary(), "eos")
     with Checkpoints(folder / "checkpoints") as checkpoints:
         for step in (1, 2):
             state = {"params": params[step], "step": jnp.int32(step), "opt_state": {"m": params[step]}}
@@ -58,6 +58,7 @@ def test_a_run_is_opened_at_its_newest_step(run, name):
     assert source.kind == "model_dir"
     assert source.model_config == CONFIG
     assert source.vocabulary.fingerprint == ByteVocabulary().fingerprint
+    assert source.prompt_format == "eos"
     assert source.description == f"step 2 of the run in {folder}"
     assert bits(source.params_fn(None)) == bits(params[2])
 
@@ -71,7 +72,7 @@ def test_the_best_step_can_be_named(run, tmp_path):
     folder, params = run
     with pytest.raises(CheckpointError, match="no best step: the run kept none; train with KEEP_BEST.*: 1, 2"):
         open_source(f"{folder}/checkpoints/best")
-    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary(), "plain")
     with Checkpoints(tmp_path / "checkpoints", keep_last=1, keep_best=("validation/loss", "min")) as checkpoints:
         for step, loss in ((1, 0.25), (2, 0.5)):
             checkpoints.save(step, {"params": params[step]}, {}, {"validation/loss": loss})
@@ -103,7 +104,7 @@ def test_parameters_of_another_model_are_refused_with_names(run):
 
 
 def test_a_run_without_a_complete_step_is_an_error(tmp_path):
-    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary(), "plain")
     with pytest.raises(CheckpointError, match="holds no complete checkpoint"):
         open_source(str(tmp_path))
     assert not (tmp_path / "checkpoints").exists()
@@ -118,16 +119,25 @@ def test_opening_writes_nothing(run):
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"family": "decoder"}', '{"family": "decodr"}', '{"family": 1}'])
 def test_a_damaged_identity_is_an_error(tmp_path, content):
-    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary(), "plain")
     (tmp_path / "model.json").write_text(content)
     with pytest.raises(InstructError):
         open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"prompt_format": 1}', '{"prompt_format": "plan"}'])
+def test_a_damaged_prompt_format_is_an_error(tmp_path, content):
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary(), "plain")
+    (tmp_path / "prompt_format.json").write_text(content)
+    with pytest.raises(InstructError, match=r"prompt_format\.json"):
+        open_source(str(tmp_path))
+
+
 def test_the_identity_is_readable_and_can_be_written_again(tmp_path):
-    save_run_identity(tmp_path, dataclasses.replace(CONFIG, emb_dim=24), ByteVocabulary())
-    save_run_identity(tmp_path, CONFIG, ByteVocabulary())
+    save_run_identity(tmp_path, dataclasses.replace(CONFIG, emb_dim=24), ByteVocabulary(), "eos")
+    save_run_identity(tmp_path, CONFIG, ByteVocabulary(), "plain")
     assert config_from_dict(json.loads((tmp_path / "model.json").read_text())) == CONFIG
+    assert json.loads((tmp_path / "prompt_format.json").read_text()) == {"prompt_format": "plain"}
 
 
 def test_names_that_are_nothing_list_what_was_looked_for(tmp_path):

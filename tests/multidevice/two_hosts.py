@@ -50,7 +50,7 @@ def lonely_settings(root):
 
 
 def spec_of(data):
-    return data.prepare_spec(ByteVocabulary(), "bytes", "causal")
+    return data.prepare_spec(ByteVocabulary(), "bytes", "causal", None)
 
 
 class Host:

@@ -5,7 +5,8 @@ import dataclasses
 import jax
 import pytest
 
-from t5x_instruct.checkpoints.restore import open_source
+from t5x_instruct.checkpoints.manager import Checkpoints
+from t5x_instruct.checkpoints.restore import open_source, save_run_identity
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
 from t5x_instruct.models.t5 import T5Config
@@ -14,6 +15,7 @@ from t5x_instruct.partitioning.rules import tree_shardings
 from t5x_instruct.runs.opening import inference_mesh, open_language_model, open_model
 from t5x_instruct.runs.settings import ModelSettings
 from tests.checkpoints import tiny_hf
+from tests.data.chat_vocabularies import chatty
 
 T5_CONFIG = T5Config(
     vocab_size=259,
@@ -67,6 +69,24 @@ def test_an_odd_model_answers_as_on_one_device() -> None:
     one = make_mesh(MeshConfig(), jax.devices()[:1])
     lm.params = jax.device_put(lm.params, tree_shardings(lm.params, lm.model.param_axes(), one))
     assert lm.generate(prompts, max_new_tokens=4) == spread
+
+
+def test_a_run_is_asked_in_the_format_that_it_was_trained_with(tmp_path) -> None:
+    vocabulary, sizes = chatty("smollm2"), dataclasses.replace(config(8), vocab_size=384)
+    params = jax.jit(DecoderModel(sizes).init)(jax.random.key(0))
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": params}, {})
+    settings = ModelSettings(str(tmp_path))
+    turn = vocabulary.chat_template.render([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
+    for name, ids in (("eos", [*vocabulary.encode("Hi"), vocabulary.eos_id]), ("chat_each", vocabulary.encode(turn))):
+        save_run_identity(tmp_path, sizes, vocabulary, name)
+        lm = open_language_model(settings)
+        assert lm.prompt_format.name == name
+        assert lm.prompt_ids("Hi").tolist() == ids
+    with pytest.raises(ConfigError, match="'chat_each', but the vocabulary has no chat template"):
+        open_language_model(dataclasses.replace(settings, vocabulary="bytes"))
+    (tmp_path / "prompt_format.json").unlink()
+    assert open_language_model(settings).prompt_format.name == "chat"
 
 
 def test_a_configuration_that_is_not_the_checkpoint_s_is_refused(tmp_path) -> None:

@@ -50,8 +50,8 @@ def test_rows_are_those_that_the_model_reads(prepared_root, reads):
     model, vocabulary = MODELS[reads], ByteVocabulary()
     assert model.reads_inputs == reads
     data = settings(prepared_root)
-    ensure_prepared(data.prepare_spec(vocabulary, "bytes", reads), in_process=True)  # a child process is slower
-    loader = make_loader(data, open_data(data, model, vocabulary), model, vocabulary)
+    ensure_prepared(data.prepare_spec(vocabulary, "bytes", reads, None), in_process=True)  # a child process is slower
+    loader = make_loader(data, open_data(data, model, vocabulary, None), model, vocabulary)
     batch = loader.batch(0)
     sides = {key: value.shape[1] for key, value in batch.items() if key.endswith("input_tokens")}
     if reads == "encoder":
@@ -71,13 +71,16 @@ def test_auto_prompts_follow_the_vocabulary_and_the_model(tmp_path):
     class Chatty(ByteVocabulary):
         chat_template = ChatTemplate("{% for m in messages %}{{ m.content }}{% endfor %}")
 
-    def chosen(vocabulary, reads, **more):
-        return settings(tmp_path, **more).prepare_spec(vocabulary, "bytes", reads).prompt_format
+    def chosen(vocabulary, reads, own=None, **more):
+        return settings(tmp_path, **more).prepare_spec(vocabulary, "bytes", reads, own).prompt_format
 
     assert [chosen(ByteVocabulary(), reads) for reads in MODELS] == ["plain", "plain", "eos"]
     for name in ("auto", "chat"):
         chats = {reads: chosen(Chatty(), reads, prompt_format=name) for reads in MODELS}
         assert chats == {reads: "chat" if reads == "causal" else "chat_each" for reads in MODELS}
     assert chosen(ByteVocabulary(), "encoder", prompt_format="plain") == "plain"
+    assert chosen(Chatty(), "causal", own="eos") == chosen(ByteVocabulary(), "causal", own="eos") == "eos"
+    assert chosen(Chatty(), "prefix", own="plain") == "plain"
+    assert chosen(Chatty(), "causal", own="eos", prompt_format="chat") == "chat"
     with pytest.raises(ConfigError, match="prompt_format = 'end': must be one of 'auto', 'plain', 'eos', 'chat'"):
         settings(tmp_path, prompt_format="end")

@@ -24,7 +24,8 @@ EXAMPLES = 24
 
 @pytest.fixture(scope="module")
 def data(prepared_root):
-    return ensure_prepared(settings(prepared_root).prepare_spec(ByteVocabulary(), "bytes", "causal"), in_process=True)
+    spec = settings(prepared_root).prepare_spec(ByteVocabulary(), "bytes", "causal", None)
+    return ensure_prepared(spec, in_process=True)
 
 
 @pytest.fixture(scope="module")
