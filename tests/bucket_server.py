@@ -18,6 +18,8 @@ from gcp_storage_emulator.storage import Storage
 
 logging.getLogger("gcp_storage_emulator").setLevel(logging.CRITICAL)  # it logs each object that is not there
 PAGE = 5  # objects in an answer; 1,000 at Google
+# Buckets in which everybody may read objects, and nobody may list them, write, or hear that one is absent.
+PUBLIC: set[str] = set()
 
 _read_data = server._read_data
 
@@ -65,14 +67,18 @@ class _Handler(server.RequestHandler):
         return wanted is not None and wanted != there
 
     def do_POST(self):
-        if not self._refused():
+        if self._object()[0] in PUBLIC:
+            self._fails(403)
+        elif not self._refused():
             super().do_POST()
 
     def do_GET(self):
         bucket, name, _ = self._object()
         first = (self.headers.get("Range") or "").removeprefix("bytes=").partition("-")[0]
         there = self.storage.objects.get(bucket, {}).get(name)
-        if there and first.isdecimal() and int(first) >= int(there["size"]):
+        if bucket in PUBLIC and not there:
+            self._fails(403)
+        elif there and first.isdecimal() and int(first) >= int(there["size"]):
             self._fails(416)
         elif "startOffset" in self.path or "endOffset" in self.path:
             self._list()
@@ -94,7 +100,9 @@ class _Handler(server.RequestHandler):
         self._answer(200, json.dumps(answer).encode())
 
     def do_DELETE(self):
-        if not self._refused():
+        if self._object()[0] in PUBLIC:
+            self._fails(403)
+        elif not self._refused():
             super().do_DELETE()
 
     def end_headers(self):

@@ -275,7 +275,7 @@ def _open_hf(path: Path) -> Source:
     return _streamed("hf", config, vocabulary, params, f"{path.name} (Hugging Face folder {path})")
 
 
-def _open_t5x(path: Path) -> Source:
+def _open_t5x(path: AnyPath) -> Source:
     folder = T5xFolder(path)
     config, layout = t5x_names.config_from_t5x(folder.params(), str(folder.folder))
     tensors = t5x_names.lazy_params(folder, config, layout)
@@ -283,7 +283,7 @@ def _open_t5x(path: Path) -> Source:
     return _streamed("t5x", config, None, tensors, f"the T5X checkpoint{said} in {folder.folder}", folder.step)
 
 
-def _t5x_tensors(path: Path) -> dict[str, StoredTensor]:
+def _t5x_tensors(path: AnyPath) -> dict[str, StoredTensor]:
     arrays = T5xFolder(path).arrays
     sizes = {name: math.prod(array.shape) * jnp.dtype(array.dtype).itemsize for name, array in arrays.items()}
     return {name: StoredTensor(array.shape, array.dtype, sizes[name]) for name, array in arrays.items()}
@@ -471,6 +471,7 @@ KINDS: dict[str, Kind] = {
         lambda path: find_index(path) is not None,
         _open_t5x,
         _t5x_tensors,
+        local=False,
     ),
     "peft": Kind(
         f"a PEFT folder with {peft.CONFIG_FILE} and {peft.WEIGHTS_FILE}, beside the base model that it names",

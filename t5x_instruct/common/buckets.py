@@ -2,7 +2,8 @@
 
 The `gs://` paths of etils go through TensorFlow wherever it is installed, which takes seconds to load and hears of no
 emulator. TensorStore writes the arrays of checkpoints already, finds the same credentials and honours
-`TENSORSTORE_GCS_HTTP_URL`: one library, one set of credentials, no further dependency.
+`TENSORSTORE_GCS_HTTP_URL`: one library, one set of credentials, no further dependency. Where it finds none it asks as a
+stranger, which is enough for a public bucket.
 
 A bucket has no folders: one exists while something lies below its name, and making one does nothing. An object is
 written whole or not at all; the writes of others are seen at once (Cloud Storage is strongly consistent).
@@ -28,6 +29,7 @@ FIRST_RETRIES = {"max_retries": 3, "initial_delay": "500ms", "max_delay": "4s"}
 """At the start a person waits; later a run is worth waiting for."""
 ANSWER_SECONDS = 1200.0  # TensorStore tries again by itself, up to 32 times, which takes a quarter of an hour
 BLOCK_BYTES = 16 << 20
+_REFUSALS = ("PERMISSION_DENIED", "UNAUTHENTICATED")
 _PROBE = ".t5x_instruct"  # never there for long
 _ROOT = "/gs/"  # pathlib would make one slash of two: a bucket's name is kept as a path of this machine
 
@@ -375,15 +377,19 @@ def _store(bucket: str) -> tensorstore.KvStore:
     """Opens a bucket; the first time a process does, the bucket has to answer soon.
 
     Raises:
-        BucketRefused: it does not exist, or there is no permission or no credential.
-        BucketError: nothing answered.
+        BucketError: nothing answered, or the name is none of a bucket.
     """
     path = BucketPath(f"{GS}{bucket}")
     spec = {"driver": "gcs", "bucket": bucket}
     try:
         context = {"gcs_request_retries": FIRST_RETRIES}
         probe = tensorstore.KvStore.open(spec | {"context": context}).result(timeout=FIRST_ANSWER_SECONDS)
-        probe.read(_PROBE).result(timeout=FIRST_ANSWER_SECONDS)
+        try:
+            probe.read(_PROBE).result(timeout=FIRST_ANSWER_SECONDS)
+        except ValueError as error:
+            # Who may read objects and not list them is told of an absent one that it is refused.
+            if not str(error).startswith(_REFUSALS):
+                raise
         return tensorstore.KvStore.open(spec).result(timeout=FIRST_ANSWER_SECONDS)
     except Exception as error:
         raise _explained(error, path) from error
@@ -397,7 +403,7 @@ def _explained(error: Exception, path: BucketPath) -> OSError:
             f"cannot write {path}: there is no bucket gs://{path.bucket}; check the name, or make it: "
             f"gcloud storage buckets create gs://{path.bucket} --location=REGION"
         )
-    if said.startswith(("PERMISSION_DENIED", "UNAUTHENTICATED")):
+    if said.startswith(_REFUSALS):
         return BucketRefused(
             f"no permission for {path} ({said}); on your machine: gcloud auth application-default login; on a TPU VM: "
             f"give its service account the role roles/storage.objectAdmin on gs://{path.bucket}"

@@ -36,6 +36,13 @@ def staged_place(name: "str | os.PathLike[str]") -> Path:
     return cache_folder() / "staged" / quote(os.fspath(name).removeprefix(GS).rstrip("/"), safe="")
 
 
+def kvstore_of(folder: AnyPath) -> dict[str, str]:
+    """How TensorStore is told of a folder."""
+    if isinstance(folder, Path):
+        return {"driver": "file", "path": f"{folder}/"}
+    return {"driver": "gcs", "bucket": folder.bucket, "path": f"{folder.key}/"}
+
+
 def is_bucket(path: "str | os.PathLike[str]") -> bool:
     """Whether a name lies in a bucket."""
     return os.fspath(path).startswith(GS)

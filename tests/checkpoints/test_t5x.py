@@ -16,11 +16,14 @@ from t5x_instruct.checkpoints.convert.t5x_folder import T5xFolder
 from t5x_instruct.checkpoints.placement import LazyTensor, place_params
 from t5x_instruct.checkpoints.restore import KINDS, find_checkpoint, open_source
 from t5x_instruct.cli.main import main
-from t5x_instruct.common.errors import CheckpointError, ConfigError
+from t5x_instruct.common import buckets
+from t5x_instruct.common.errors import BucketRefused, CheckpointError, ConfigError
+from t5x_instruct.common.paths import as_path
 from t5x_instruct.common.trees import flatten_with_names
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.runs.opening import open_model
 from t5x_instruct.runs.settings import ModelSettings
+from tests import bucket_server
 from tests.parity.goldens import config_of, load, tensors
 
 from . import tiny_t5x as tiny
@@ -137,6 +140,34 @@ def test_arrays_in_chunks_and_slots_are_listed(tmp_path):
     stored = KINDS["t5x"].stored(folder)
     assert stored["target/token_embedder/embedding"] == (table.shape, "float32", table.nbytes, None)
     assert stored["state/param_states/token_embedder/embedding/v_row"] == ((18,), "float32", 72, None)
+
+
+def test_in_a_bucket(bucket, tmp_path, monkeypatch):
+    params = their_params("t5_1_1")
+    inline = [f"target/{name}" for name in params if "query" not in name]  # each chunk of the others is an object
+    here, run = tmp_path / "checkpoint_1138000", as_path("gs://test/t5x")
+    write(here, params, inline=inline)
+    for file in (path for path in here.rglob("*") if path.is_file()):
+        (run / str(file.relative_to(tmp_path))).write_bytes(file.read_bytes())
+    (run / "checkpoint_90" / "checkpoint").write_bytes(b"older, and not looked at")
+    monkeypatch.setenv("T5X_INSTRUCT_CACHE", str(tmp_path / "cache"))
+    assert find_checkpoint(str(run)) == ("t5x", run)
+    assert open_source(str(run)).step == 1138000
+    folder = run / here.name
+    with monkeypatch.context() as patch:
+        patch.setattr(bucket_server, "PUBLIC", {"test"})
+        buckets._store.cache_clear()
+        source = open_source(f"t5x:{folder}")
+        assert numbers(source.params_fn(None)) == numbers(expected("t5_1_1"))
+        assert KINDS["t5x"].stored(folder) == KINDS["t5x"].stored(here)
+        with pytest.raises(BucketRefused, match="no permission"):
+            open_source(f"t5x:{run}")
+    assert not (tmp_path / "cache").exists(), "nothing is copied to the disk"
+    (folder / "target.encoder.layers_0.attention.query.kernel" / ".zarray").unlink()
+    with pytest.raises(CheckpointError, match=r"query.kernel/.zarray cannot be read: there is no such object"):
+        open_source(f"t5x:{folder}")
+    with pytest.raises(CheckpointError, match="gs://test/none is no T5X checkpoint"):
+        open_source("t5x:gs://test/none")
 
 
 def test_bfloat16(tmp_path):

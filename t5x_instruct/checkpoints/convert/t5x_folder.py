@@ -4,7 +4,10 @@ The index is a nested dictionary. A leaf is an array (msgpack extensions 1 and 3
 1 GiB as a dictionary of chunks), a dictionary that describes a TensorStore array, or, where T5X saved by Orbax, the
 text `PLACEHOLDER://NAME`. Everything is checked before it is used: a folder's name may only stay beside the index, and
 its own metadata has to say what the index says. Arrays in zarr folders are read when asked for, and only the part that
-is asked for.
+is asked for, from a bucket (`gs://...`) as from a disk.
+
+In a bucket no object is asked for that a checkpoint lacks, and nothing is listed, once the checkpoint itself is named:
+where strangers may read objects and not list them, an absent one is a refusal.
 
 Source: the layout that T5X's `checkpoints.py` writes (github.com/google-research/t5x); zarr version 2.
 """
@@ -12,14 +15,17 @@ Source: the layout that T5X's `checkpoints.py` writes (github.com/google-researc
 import json
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgpack
 import numpy as np
 
-from t5x_instruct.common.errors import CheckpointError
+from t5x_instruct.common.errors import BucketError, CheckpointError
+from t5x_instruct.common.paths import AnyPath, kvstore_of
 
 INDEX_FILE = "checkpoint"
 ZARR_FILE = ".zarray"
@@ -35,6 +41,8 @@ _ROOTS = ("optimizer", "_optimizer")
 _FIRST_KEYS = ("version", *_ROOTS, "state", PARAMS, "flax_mutables", "params_axes")
 _MAX_ZARR_BYTES = 1 << 20
 _MAX_DEPTH = 50
+_BLOCK_BYTES = 16 << 20
+_AT_A_TIME = 32  # each of thousands of small files is a request to a bucket, and most of a request is waiting
 
 Box = tuple[tuple[int, int], ...]
 
@@ -52,7 +60,7 @@ class T5xArray(NamedTuple):
     shape: tuple[int, ...]
     dtype: str
     inline: np.ndarray | None = None
-    folder: Path | None = None
+    folder: AnyPath | None = None
 
 
 class T5xFolder:
@@ -71,7 +79,7 @@ class T5xFolder:
         step: steps it was trained for; None if it does not say.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: AnyPath):
         index = find_index(path)
         if index is None:
             raise CheckpointError(f"{path} is no T5X checkpoint: {_why_not(path)}")
@@ -79,11 +87,12 @@ class T5xFolder:
         self.arrays: dict[str, T5xArray] = {}
         tree = _read_index(index)
         problems = []
-        for name, leaf in _leaves(tree, index):
-            try:
-                self.arrays[name] = _array(name, leaf, self.folder)
-            except CheckpointError as error:
-                problems.append(str(error))
+        with ThreadPoolExecutor(_AT_A_TIME) as pool:
+            for name, found in pool.map(partial(_array_or_problem, self.folder), _leaves(tree, index)):
+                if isinstance(found, T5xArray):
+                    self.arrays[name] = found
+                else:
+                    problems.append(found)
         if problems:
             shown = problems[:40] + ([f"and {len(problems) - 40} more"] if len(problems) > 40 else [])
             raise CheckpointError(f"{index}: {len(problems)} arrays cannot be read:\n  " + "\n  ".join(shown))
@@ -94,21 +103,23 @@ class T5xFolder:
         prefix = f"{PARAMS}/"
         return {name.removeprefix(prefix): a for name, a in self.arrays.items() if name.startswith(prefix)}
 
-    def read(self, name: str, box: Box | None = None) -> np.ndarray:
-        """Reads an array or a part of it.
+    def read(self, names: Sequence[str], box: Box | None = None) -> list[np.ndarray]:
+        """Reads arrays or the same part of each, all at a time.
 
         Args:
-            name: a key of `arrays`.
+            names: keys of `arrays`.
             box: (start, stop) of each axis; None: all of it.
 
         Returns:
             float32.
 
         Raises:
-            CheckpointError: its files are missing or damaged.
+            CheckpointError: files are missing or damaged, or the bucket does not give them.
         """
         part = tuple(slice(*bounds) for bounds in box) if box is not None else ...
-        return np.asarray(self._numbers(self.arrays[name], part), np.float32)
+        arrays = [self.arrays[name] for name in names]
+        with ThreadPoolExecutor(min(len(arrays), _AT_A_TIME)) as pool:
+            return list(pool.map(lambda array: np.asarray(self._numbers(array, part), np.float32), arrays))
 
     def _step(self) -> int | None:
         step = self.arrays.get(STEP)
@@ -122,9 +133,10 @@ class T5xFolder:
             return np.asarray(array.inline[part])
         import tensorstore
 
-        kvstore = {"driver": "file", "path": f"{array.folder}/"}
+        assert array.folder is not None
+        spec = {"driver": "zarr", "kvstore": kvstore_of(array.folder)}
         try:
-            store = tensorstore.open({"driver": "zarr", "kvstore": kvstore}, open=True, read=True).result()
+            store = tensorstore.open(spec, open=True, read=True).result()
             if store.shape != array.shape:
                 raise ValueError("it has another shape now; the checkpoint has changed")
             return np.asarray(store[part].read().result())
@@ -132,34 +144,37 @@ class T5xFolder:
             raise CheckpointError(f"cannot read {array.folder}: {str(error).partition(chr(10))[0][:300]}") from error
 
 
-def find_index(path: Path) -> Path | None:
+def find_index(path: AnyPath) -> AnyPath | None:
     """The index of the T5X checkpoint that a path names (see `T5xFolder`); None if it names none."""
-    candidates = [path, path / INDEX_FILE, path / "state" / INDEX_FILE]
+    return next((found for found in _candidates(path) if found.is_file() and _is_index(found)), None)
+
+
+def _candidates(path: AnyPath) -> Iterator[AnyPath]:
+    """Where the index may be, the likeliest first: what comes later is not asked for once one is found."""
+    names = (INDEX_FILE, f"state/{INDEX_FILE}")
+    yield from (path / name for name in names)
+    yield path
     if path.is_dir():
-        steps = [(int(p.name.rpartition("_")[2]), p) for p in path.glob("checkpoint_*") if _is_step(p)]
-        for _, newest in sorted(steps)[-1:]:
-            candidates += [newest / INDEX_FILE, newest / "state" / INDEX_FILE]
-    return next((candidate for candidate in candidates if candidate.is_file() and _is_index(candidate)), None)
+        steps = [p for p in path.glob("checkpoint_*") if re.fullmatch(r"checkpoint_\d+", p.name) and p.is_dir()]
+        if steps:
+            newest = max(steps, key=lambda p: int(p.name.rpartition("_")[2]))
+            yield from (newest / name for name in names)
 
 
-def _is_step(path: Path) -> bool:
-    return path.is_dir() and re.fullmatch(r"checkpoint_\d+", path.name) is not None
-
-
-def _is_index(path: Path) -> bool:
+def _is_index(path: AnyPath) -> bool:
     """Whether a file begins as an index does: a small map whose first key is one that T5X writes."""
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         start = file.read(32)
     if not start or not 0x81 <= start[0] <= 0x8F:
         return False
     return any(start[1:].startswith(bytes([0xA0 + len(key)]) + key.encode()) for key in _FIRST_KEYS)
 
 
-def _why_not(path: Path) -> str:
+def _why_not(path: AnyPath) -> str:
     index = path / INDEX_FILE if path.is_dir() else path
     if not index.is_file():
         return f"there is no file {INDEX_FILE!r} and no folder checkpoint_STEP with one"
-    with open(index, "rb") as file:
+    with index.open("rb") as file:
         start = file.read(32)
     if start.startswith(b"model_checkpoint_path"):
         return (
@@ -169,12 +184,16 @@ def _why_not(path: Path) -> str:
     return f"{index} does not begin as a T5X index does"
 
 
-def _read_index(index: Path) -> Any:
+def _read_index(index: AnyPath) -> Any:
+    data = bytearray()
     try:
-        size = index.stat().st_size
-        if size > MAX_INDEX_BYTES:
-            raise CheckpointError(f"{index} has {size:,} bytes; such a file has at most {MAX_INDEX_BYTES:,}")
-        data = index.read_bytes()
+        with index.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                data += block
+                if len(data) > MAX_INDEX_BYTES:
+                    raise CheckpointError(f"{index} has more than {MAX_INDEX_BYTES:,} bytes, the most for such a file")
+    except BucketError:
+        raise
     except OSError as error:
         raise CheckpointError(f"cannot read {index}: {error.strerror or error}") from error
     try:
@@ -204,7 +223,7 @@ def _dtype(name: Any) -> np.dtype:
     return dtype
 
 
-def _leaves(tree: Any, index: Path, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+def _leaves(tree: Any, index: AnyPath, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
     if depth > _MAX_DEPTH:
         raise CheckpointError(f"{index} is nested too deeply to be such a file")
     if not isinstance(tree, dict) or _is_store(tree) or _CHUNKED in tree:
@@ -219,7 +238,15 @@ def _is_store(leaf: Mapping[Any, Any]) -> bool:
     return "driver" in leaf and "kvstore" in leaf
 
 
-def _array(name: str, leaf: Any, folder: Path) -> T5xArray:
+def _array_or_problem(folder: AnyPath, named: tuple[str, Any]) -> tuple[str, T5xArray | str]:
+    name, leaf = named
+    try:
+        return name, _array(name, leaf, folder)
+    except CheckpointError as error:
+        return name, str(error)
+
+
+def _array(name: str, leaf: Any, folder: AnyPath) -> T5xArray:
     if isinstance(leaf, str) and leaf.startswith(_PLACEHOLDER):
         return _stored(name, leaf.removeprefix(_PLACEHOLDER), folder, None)
     if isinstance(leaf, dict) and _is_store(leaf):
@@ -238,15 +265,17 @@ def _array(name: str, leaf: Any, folder: Path) -> T5xArray:
     return T5xArray(array.shape, array.dtype.name, inline=array)
 
 
-def _stored(name: str, path: Any, folder: Path, stated: Any) -> T5xArray:
+def _stored(name: str, path: Any, folder: AnyPath, stated: Any) -> T5xArray:
     """An array in a zarr folder, by the folder's own metadata."""
     plain = path.rstrip("/") if isinstance(path, str) else ""
     if not plain or plain != Path(plain).name or plain == ".." or "\\" in plain or "\0" in plain:
         raise CheckpointError(f"{name}: {str(path)[:80]!r} is no folder beside the index")
     try:
-        with open(folder / plain / ZARR_FILE, "rb") as file:
+        with (folder / plain / ZARR_FILE).open("rb") as file:
             content = json.loads(file.read(_MAX_ZARR_BYTES))
         shape, dtype = tuple(map(int, content["shape"])), _zarr_dtype(content["dtype"])
+    except BucketError:
+        raise
     except OSError as error:
         raise CheckpointError(f"{name}: {plain}/{ZARR_FILE} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, KeyError, RecursionError) as error:

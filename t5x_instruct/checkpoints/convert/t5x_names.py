@@ -66,13 +66,13 @@ class T5xParam(NamedTuple):
     def read(self, folder: T5xFolder, box: Box) -> np.ndarray:
         """A box of our parameter, float32, of which no more is read than is asked for."""
         if not self.layers:
-            return folder.read(f"{PARAMS}/{self.theirs[0]}", box)
+            return folder.read([f"{PARAMS}/{self.theirs[0]}"], box)[0]
         (first, end), inner = box[0], box[1:]
         theirs = self._their_box(inner)
         if self.scanned:
-            stored = folder.read(f"{PARAMS}/{self.theirs[0]}", (theirs[0], (first, end), *theirs[1:]))
+            (stored,) = folder.read([f"{PARAMS}/{self.theirs[0]}"], (theirs[0], (first, end), *theirs[1:]))
             return self._split(np.moveaxis(stored, 1, 0), inner)
-        layers = [folder.read(f"{PARAMS}/{name}", theirs) for name in self.theirs[first:end]]
+        layers = folder.read([f"{PARAMS}/{name}" for name in self.theirs[first:end]], theirs)
         return self._split(np.stack(layers), inner)
 
     def join(self, layer: np.ndarray) -> np.ndarray:
