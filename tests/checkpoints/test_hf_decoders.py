@@ -63,6 +63,8 @@ OLDER: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"sliding_window": 4096, "attn_logit_softcapping": 50.0, "final_logit_softcapping": None},
         {"layer_windows": (4096, 0), "attention_soft_cap": 50.0, "logits_soft_cap": None, "head_dim": 256},
     ),
+    ("gemma2", {"sliding_window": 4096}, {"attention_soft_cap": 50.0, "logits_soft_cap": 30.0}),
+    ("gemma3_text", {"sliding_window": 512}, {"attention_soft_cap": None, "logits_soft_cap": None}),
     (
         "gemma3_text",
         {

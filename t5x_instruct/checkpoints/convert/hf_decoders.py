@@ -4,15 +4,12 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from t5x_instruct.checkpoints.convert.hf_layers import FULL, SLIDING, layer_count, layer_types
 from t5x_instruct.checkpoints.convert.hf_rope import Ropes, read_ropes, write_ropes
-from t5x_instruct.checkpoints.convert.hf_settings import ACTIVATIONS, Settings, short
+from t5x_instruct.checkpoints.convert.hf_settings import ACTIVATIONS, THEIR_ACTIVATIONS, Settings, short
 from t5x_instruct.common.errors import CheckpointError, ConfigError
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.layers.kinds import repeated, shortest_pattern
-
-_FULL, _SLIDING = "full_attention", "sliding_attention"
-_MOST_LAYERS = 100_000
-_THEIR_ACTIVATIONS = {"silu": "silu", "relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 
 
 class DecoderFamily(NamedTuple):
@@ -39,14 +36,10 @@ def read_decoder(s: Settings, model_type: str) -> dict[str, Any]:
     s.only("quantization_config")
     s.only("partial_rotary_factor", 1.0)
     heads, width = s.take("num_attention_heads", int), s.take("hidden_size", int)
-    layers = s.take("num_hidden_layers", int)
-    if layers > _MOST_LAYERS:  # a damaged file: their kinds alone would fill the memory
-        s.problem(f"num_hidden_layers is {layers}, more than {_MOST_LAYERS:,}")
-        layers = 1
     common = {
         "vocab_size": s.take("vocab_size", int),
         "emb_dim": width,
-        "num_layers": layers,
+        "num_layers": layer_count(s),
         "num_heads": heads,
         "num_kv_heads": s.take("num_key_value_heads", int, heads),
         "mlp_dim": s.take("intermediate_size", int),
@@ -126,7 +119,7 @@ def _written(c: DecoderConfig, model_type: str, family: DecoderFamily, context_l
     return {
         "architectures": [family.architecture],
         "model_type": model_type,
-        "hidden_act": _THEIR_ACTIVATIONS[c.activation],
+        "hidden_act": THEIR_ACTIVATIONS[c.activation],
         "hidden_size": c.emb_dim,
         "initializer_range": c.embedding_init_stddev,
         "intermediate_size": c.mlp_dim,
@@ -161,21 +154,10 @@ def _write_attention_bias(c: DecoderConfig) -> dict[str, Any]:
     return {"attention_bias": c.qkv_bias}
 
 
-def _layer_types(s: Settings, num_layers: int, otherwise: Callable[[int], bool]) -> list[str]:
-    """Of every layer; `otherwise` says of a layer's number whether it is sliding in files without `layer_types`."""
-    if not s.has("layer_types"):
-        return [_SLIDING if otherwise(i) else _FULL for i in range(num_layers)]
-    types = s.take("layer_types", list)
-    if len(types) != num_layers or any(one not in (_FULL, _SLIDING) for one in types):
-        s.problem(f"layer_types is {short(types)}, must be {_FULL!r} or {_SLIDING!r} for each of {num_layers} layers")
-        return [_FULL] * num_layers
-    return types
-
-
 def _windows(s: Settings, types: list[str]) -> dict[str, Any]:
-    size = s.take("sliding_window", int) if _SLIDING in types else 0
+    size = s.take("sliding_window", int) if SLIDING in types else 0
     s.ignore("sliding_window")
-    return {"layer_windows": _pattern([size if one == _SLIDING else 0 for one in types], 0)}
+    return {"layer_windows": _pattern([size if one == SLIDING else 0 for one in types], 0)}
 
 
 def _write_windows(c: DecoderConfig) -> dict[str, Any]:
@@ -183,7 +165,7 @@ def _write_windows(c: DecoderConfig) -> dict[str, Any]:
     windows = repeated(c.layer_windows or (0,), c.num_layers)
     sizes = [size for size in windows if size]
     return {
-        "layer_types": [_SLIDING if size else _FULL for size in windows],
+        "layer_types": [SLIDING if size else FULL for size in windows],
         "sliding_window": sizes[0] if sizes else None,
     }
 
@@ -191,9 +173,9 @@ def _write_windows(c: DecoderConfig) -> dict[str, Any]:
 def _ropes(ropes: Ropes, types: list[str]) -> dict[str, Any]:
     """Fields of ropes that differ between layers with windows and without."""
     fields: dict[str, Any] = {"rope_theta": ropes.theta, "rope_scaling": ropes.scaling}
-    if ropes.local_theta is None or _SLIDING not in types or (ropes.local_theta, None) == (ropes.theta, ropes.scaling):
+    if ropes.local_theta is None or SLIDING not in types or (ropes.local_theta, None) == (ropes.theta, ropes.scaling):
         return fields
-    pattern = shortest_pattern(["local" if one == _SLIDING else "global" for one in types])
+    pattern = shortest_pattern(["local" if one == SLIDING else "global" for one in types])
     return fields | {"layer_ropes": pattern, "local_rope_theta": ropes.local_theta}
 
 
@@ -235,15 +217,15 @@ def _qwen_layers(s: Settings, num_layers: int) -> list[str]:
     s.only("use_mrope", False)
     switched_on = s.take("use_sliding_window", bool, False)
     first = s.take("max_window_layers", int, 28)
-    types = _layer_types(s, num_layers, lambda i: switched_on and s.has("sliding_window") and i >= first)
-    if _SLIDING in types and not switched_on:
+    types = layer_types(s, num_layers, lambda i: switched_on and s.has("sliding_window") and i >= first)
+    if SLIDING in types and not switched_on:
         s.problem("use_sliding_window is false, but layer_types has sliding layers; make them agree")
     return types
 
 
 def _write_qwen_layers(c: DecoderConfig) -> dict[str, Any]:
     windows = _write_windows(c)
-    first = (windows["layer_types"] + [_SLIDING]).index(_SLIDING)
+    first = (windows["layer_types"] + [SLIDING]).index(SLIDING)
     return windows | {"use_sliding_window": windows["sliding_window"] is not None, "max_window_layers": first}
 
 
@@ -278,8 +260,8 @@ def _read_smollm3(s: Settings, common: Mapping[str, Any]) -> dict[str, Any]:
             turned = [1] * count
     switched_on = s.take("use_sliding_window", bool, False)
     s.ignore("max_window_layers")
-    types = _layer_types(s, count, lambda i: switched_on and s.has("sliding_window") and not turned[i])
-    if _SLIDING in types and not switched_on:
+    types = layer_types(s, count, lambda i: switched_on and s.has("sliding_window") and not turned[i])
+    if SLIDING in types and not switched_on:
         s.problem("use_sliding_window is false, but layer_types has sliding layers; make them agree")
     return (
         {"mlp_bias": s.take("mlp_bias", bool, False)}
@@ -306,17 +288,17 @@ def _write_smollm3(c: DecoderConfig) -> dict[str, Any]:
     )
 
 
-def _read_gemma(s: Settings, common: Mapping[str, Any], interval: int) -> dict[str, Any]:
-    """What Gemma 2 and 3 share; all but every `interval`-th layer have windows."""
+def _read_gemma(s: Settings, common: Mapping[str, Any], interval: int, cap: float | None) -> dict[str, Any]:
+    """What Gemma 2 and 3 share; all but every `interval`-th layer have windows, `cap` is of logits if none is given."""
     s.only("use_bidirectional_attention", False)
     s.ignore("hidden_act")  # the first files had both, and only the other was read
     head_dim = s.take("head_dim", int, 256)
-    types = _layer_types(s, common["num_layers"], lambda i: bool((i + 1) % max(interval, 1)))
+    types = layer_types(s, common["num_layers"], lambda i: bool((i + 1) % max(interval, 1)))
     return (
         {
             "head_dim": head_dim,
             "query_pre_attn_scalar": s.take("query_pre_attn_scalar", float, 256.0),
-            "logits_soft_cap": s.optional("final_logit_softcapping", float),
+            "logits_soft_cap": s.optional("final_logit_softcapping", float, cap),
             "scale_embeddings": True,
             "norm_around_one": True,
             "norm_placement": "both",
@@ -334,7 +316,7 @@ def _write_gemma(c: DecoderConfig) -> dict[str, Any]:
     return (
         {
             "rms_norm_eps": c.norm_epsilon,
-            "hidden_activation": _THEIR_ACTIVATIONS[c.activation],
+            "hidden_activation": THEIR_ACTIVATIONS[c.activation],
             # transformers wants a whole number
             "query_pre_attn_scalar": int(scalar) if scalar.is_integer() else scalar,
             "final_logit_softcapping": c.logits_soft_cap,
@@ -345,8 +327,8 @@ def _write_gemma(c: DecoderConfig) -> dict[str, Any]:
 
 
 def _read_gemma2(s: Settings, common: Mapping[str, Any]) -> dict[str, Any]:
-    cap = {"attention_soft_cap": s.optional("attn_logit_softcapping", float)}
-    return _read_gemma(s, common, 2) | cap | _plain_ropes(s, 10_000.0)
+    cap = {"attention_soft_cap": s.optional("attn_logit_softcapping", float, 50.0)}
+    return _read_gemma(s, common, 2, 30.0) | cap | _plain_ropes(s, 10_000.0)
 
 
 def _write_gemma2(c: DecoderConfig) -> dict[str, Any]:
@@ -356,14 +338,14 @@ def _write_gemma2(c: DecoderConfig) -> dict[str, Any]:
 def _read_gemma3(s: Settings, common: Mapping[str, Any]) -> dict[str, Any]:
     s.only("attn_logit_softcapping")
     s.ignore("_sliding_window_pattern")
-    fields = _read_gemma(s, common, s.take("sliding_window_pattern", int, 6))
+    fields = _read_gemma(s, common, s.take("sliding_window_pattern", int, 6), None)
     types = _types_of(fields, common["num_layers"])
     ropes = read_ropes(s, 1_000_000.0, s.take("rope_local_base_freq", float, 10_000.0))
     return fields | {"qk_norm": "head"} | _ropes(ropes, types)
 
 
 def _types_of(fields: Mapping[str, Any], num_layers: int) -> list[str]:
-    return [_SLIDING if size else _FULL for size in repeated(fields["layer_windows"] or (0,), num_layers)]
+    return [SLIDING if size else FULL for size in repeated(fields["layer_windows"] or (0,), num_layers)]
 
 
 def _write_gemma3(c: DecoderConfig) -> dict[str, Any]:
@@ -387,7 +369,7 @@ def _write_olmo2(c: DecoderConfig) -> dict[str, Any]:
 
 
 def _read_olmo3(s: Settings, common: Mapping[str, Any]) -> dict[str, Any]:
-    types = _layer_types(s, common["num_layers"], lambda i: bool((i + 1) % 4))
+    types = layer_types(s, common["num_layers"], lambda i: bool((i + 1) % 4))
     theta = s.take("rope_theta", float, 500_000.0)
     return (
         {"qk_norm": "projection", "norm_placement": "post"}
@@ -435,8 +417,8 @@ def _read_cohere2(s: Settings, common: Mapping[str, Any]) -> dict[str, Any]:
     s.ignore("layer_switch", "use_embedding_sharing", "use_parallel_embedding")
     s.only("head_dim", common["emb_dim"] // max(common["num_heads"], 1))  # transformers overwrites another
     interval = s.take("sliding_window_pattern", int, 4)
-    types = _layer_types(s, common["num_layers"], lambda i: bool((i + 1) % max(interval, 1)))
-    ropes = _pattern(["global" if one == _SLIDING else "none" for one in types], "global")
+    types = layer_types(s, common["num_layers"], lambda i: bool((i + 1) % max(interval, 1)))
+    ropes = _pattern(["global" if one == SLIDING else "none" for one in types], "global")
     return _read_cohere(s, common) | _windows(s, types) | {"layer_ropes": ropes}
 
 

@@ -3,12 +3,12 @@
 import math
 from typing import Any, NamedTuple
 
+from t5x_instruct.checkpoints.convert.hf_layers import FULL, SLIDING
 from t5x_instruct.checkpoints.convert.hf_settings import Settings
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.layers.rope import ROPE_SCALINGS, RopeScaling
 
-_FULL, _SLIDING = "full_attention", "sliding_attention"
 # Their names of a scaling's fields.
 _THEIRS = {
     "factor": "factor",
@@ -50,15 +50,15 @@ def read_ropes(s: Settings, theta: float | None, local_theta: float | None = Non
         name = "rope_scaling" if scaling else "rope_parameters"
         return Ropes(*_read_one(s, Settings(scaling or parameters, name), outside), None)
     by_kind = {}
-    for kind in (_FULL, _SLIDING):
+    for kind in (FULL, SLIDING):
         inside = parameters.get(kind)
         if inside is not None and not isinstance(inside, dict):
             s.problem(f"rope_parameters: {kind} is {inside!r}, must be of the type dict")
         by_kind[kind] = inside if isinstance(inside, dict) else {}
     if parameters.keys() - by_kind.keys():
-        s.problem(f"rope_parameters has the keys {sorted(parameters)}, must have {_FULL!r} and {_SLIDING!r}")
-    full = Settings(by_kind[_FULL] | scaling, f"rope_parameters: {_FULL}")
-    own = Settings(by_kind[_SLIDING], f"rope_parameters: {_SLIDING}")
+        s.problem(f"rope_parameters has the keys {sorted(parameters)}, must have {FULL!r} and {SLIDING!r}")
+    full = Settings(by_kind[FULL] | scaling, f"rope_parameters: {FULL}")
+    own = Settings(by_kind[SLIDING], f"rope_parameters: {SLIDING}")
     own.only("rope_type", "default")
     local = own.take("rope_theta", float, local_theta)
     own.check_rest(())
@@ -130,7 +130,7 @@ def write_ropes(c: DecoderConfig, *, by_layer: bool = False) -> dict[str, Any]:
     parameters: dict[str, Any] = scaling | {"rope_theta": c.rope_theta}
     if by_layer:
         local = c.rope_theta if c.local_rope_theta is None else c.local_rope_theta
-        parameters = {_FULL: parameters, _SLIDING: {"rope_type": "default", "rope_theta": local}}
+        parameters = {FULL: parameters, SLIDING: {"rope_type": "default", "rope_theta": local}}
     # Version 5 of transformers reads `rope_parameters`, those before the others.
     written = {"rope_theta": c.rope_theta, "rope_parameters": parameters}
     return written | ({} if c.rope_scaling is None else {"rope_scaling": scaling})

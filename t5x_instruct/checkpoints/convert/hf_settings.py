@@ -15,6 +15,8 @@ ACTIVATIONS = {
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
 }
+#: The inverse, for the families that have no other names.
+THEIR_ACTIVATIONS = {"silu": "silu", "relu": "relu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
 # Settings of any model that change nothing about what it computes.
 BOOKKEEPING = (
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
@@ -71,9 +73,10 @@ class Settings:
             return kind(value)
         return kind() if kind in (dict, list) else kind(1)
 
-    def optional(self, name: str, kind: type) -> Any:
-        """A setting; None if it is missing or null."""
-        return self.take(name, kind) if self.has(name) else None
+    def optional(self, name: str, kind: type, default: Any = None) -> Any:
+        """A setting; None if it is null, which is not the same as leaving it out where there is a default."""
+        self._asked.add(name)
+        return None if self._values.get(name, default) is None else self.take(name, kind, default)
 
     def only(self, name: str, *neutral: Any) -> None:
         """Notes a setting whose value is not one of those that change nothing."""
