@@ -10,9 +10,14 @@ from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.models.api import Model
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
 from t5x_instruct.models.t5 import T5Config, T5Model
+from t5x_instruct.models.t5gemma import T5GemmaConfig, T5GemmaModel
 
-_FAMILIES: dict[str, type[Any]] = {"decoder": DecoderConfig, "t5": T5Config}
-_MODELS: dict[type[Any], Callable[[Any], Model]] = {DecoderConfig: DecoderModel, T5Config: T5Model}
+_FAMILIES: dict[str, type[Any]] = {"decoder": DecoderConfig, "t5": T5Config, "t5gemma": T5GemmaConfig}
+_MODELS: dict[type[Any], Callable[[Any], Model]] = {
+    DecoderConfig: DecoderModel,
+    T5Config: T5Model,
+    T5GemmaConfig: T5GemmaModel,
+}
 
 
 def make_model(config: Any) -> Model:

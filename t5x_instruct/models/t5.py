@@ -2,35 +2,24 @@
 
 import dataclasses
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
 
-from t5x_instruct.common import types
-from t5x_instruct.common.types import Batch, Params
-from t5x_instruct.models.api import Cache, Encoded, ReadsInputs
+from t5x_instruct.models.encoder_decoder import DecoderInputs, DecoderShape, EncoderDecoderModel
 from t5x_instruct.models.heads import HeadKernel
 from t5x_instruct.models.layers.attention import Attention, AttentionInputs, KeysValues, KVCache, Tokens
 from t5x_instruct.models.layers.embedding import Embed
-from t5x_instruct.models.layers.linear import Linear
 from t5x_instruct.models.layers.mlp import Mlp
 from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.relative_bias import RelativeBias
 from t5x_instruct.models.layers.remat import named
-from t5x_instruct.models.layers.splash import Choice, choose
 from t5x_instruct.models.layers.stack import run_layers
 from t5x_instruct.models.network import (
-    LinenModel,
     check_config,
-    collections_of,
-    empty_cache,
     rounded_up,
-    slots,
-    tokens_of,
-    write_slots,
 )
 from t5x_instruct.partitioning.rules import constrain
 
@@ -174,20 +163,6 @@ class T5EncoderLayer(nn.Module):
         x_BSD += dropout(h_BSD)
         x_BSD += dropout(mlp(name="mlp")(norm(name="pre_mlp_layer_norm")(x_BSD)))
         return constrain(x_BSD, ("batch", "length", "activation_embed")), None
-
-
-class DecoderInputs(NamedTuple):
-    """What all layers of the decoder share.
-
-    Attributes:
-        own: where the decoder's tokens stand, and the bias between them.
-        cross: where the decoder's and the encoder's tokens stand.
-        encoded_BSD: the encoder's result; None if the layers get their keys and values ready made.
-    """
-
-    own: AttentionInputs
-    cross: AttentionInputs
-    encoded_BSD: jax.Array | None
 
 
 class T5DecoderLayer(nn.Module):
@@ -342,14 +317,12 @@ class T5Network(nn.Module):
         return hidden_BTD
 
 
-class T5Model(LinenModel):
+class T5Model(EncoderDecoderModel):
     """A T5; implements `models.api.Model`.
 
-    `hidden` reads of a batch ``encoder_input_tokens``, ``decoder_input_tokens`` and, of both sides and where present,
-    ``*_segment_ids`` (0 is padding; absent: one segment without padding) and ``*_positions`` (absent: 0, 1, 2, ...
-    along the row). A decoder token sees the encoder's tokens of its own segment. Relative positions are the distances
-    of slots in the row, as in T5X: the same as those of positions, which within a segment are consecutive in
-    consecutive slots. ``decoder_positions`` say what comes before what; ``encoder_positions`` are not needed.
+    Relative positions are the distances of slots in the row, as in T5X: the same as those of positions, which within a
+    segment are consecutive in consecutive slots. ``decoder_positions`` say what comes before what;
+    ``encoder_positions`` are not needed.
 
     Args:
         config: sizes and constants.
@@ -364,115 +337,9 @@ class T5Model(LinenModel):
         super().__init__(config, T5Network, (tokens_BT, where, tokens_BT, where), multiplier)
 
     @property
-    def reads_inputs(self) -> ReadsInputs:
-        """ "encoder"."""
-        return "encoder"
+    def _no_splash(self) -> str:
+        return _NO_SPLASH
 
-    def attention_choice(self, length: int, mesh: Mesh | None) -> Choice:
-        """Which attention reads whole rows of so many slots on a mesh, and why."""
-        c = self.config
-        return choose(
-            c.attention, mesh, length=length, num_heads=c.num_heads, num_kv_heads=c.num_heads, obstacle=_NO_SPLASH
-        )
-
-    def hidden(self, params: Params, batch: Batch, *, dropout_rng: jax.Array | None = None) -> jax.Array:
-        """Final hidden states of all targets at once.
-
-        Args:
-            params: from `init`.
-            batch: int32 [batch, source] and [batch, length] arrays, see the class.
-            dropout_rng: PRNG key; None turns dropout off.
-
-        Returns:
-            [batch, length, embed] in the compute dtype.
-        """
-        hidden_BTD: jax.Array = self._run(
-            params,
-            dropout_rng,
-            batch[types.ENCODER_INPUT_TOKENS],
-            tokens_of(batch, "encoder"),
-            batch[types.DECODER_INPUT_TOKENS],
-            tokens_of(batch, "decoder"),
-        )
-        return hidden_BTD
-
-    def encode(self, params: Params, batch: Batch) -> Encoded:
-        """What the decoder reads, from the batch's encoder keys."""
-        where = tokens_of(batch, "encoder")
-        args = (batch[types.ENCODER_INPUT_TOKENS], where)
-        return Encoded(self._run(params, None, *args, method="encode"), where.segments)
-
-    def init_cache(
-        self,
-        batch_size: int,
-        max_length: int,
-        encoded: Encoded | None = None,
-        params: Params | None = None,
-    ) -> Cache:
-        """An empty cache of self-attention, and the keys and values of attention to the encoder.
-
-        Args:
-            batch_size: rows.
-            max_length: slots a row, for the start token and all that is generated.
-            encoded: from `encode`, of as many rows.
-            params: the parameters.
-
-        Returns:
-            What `empty_cache` gives, ``cross_key`` and ``cross_value`` [layers, batch, source, heads, head_dim] in the
-            compute dtype, and ``encoder_segments`` int32 [batch, source].
-
-        Raises:
-            ValueError: `encoded` or `params` is missing, or `encoded` has another number of rows.
-        """
-        c = self.config
-        if encoded is None or params is None:
-            raise ValueError("the cache of an encoder-decoder needs `encoded`, from encode(), and `params`")
-        rows = encoded.segments_BS.shape[0]
-        if rows != batch_size:
-            raise ValueError(f"the encoder has read {rows} rows, the cache is for {batch_size}")
-        cache = empty_cache(c, c.num_decoder_layers, c.num_heads, batch_size, max_length)
-        for name in ("key", "value"):
-            cache[f"cross_{name}"] = self._projected(params, encoded.hidden_BSD, name)
-        return cache | {"encoder_segments": encoded.segments_BS}
-
-    def _projected(self, params: Params, encoded_BSD: jax.Array, name: str) -> jax.Array:
-        """Keys or values of all layers, [layers, batch, source, heads, head_dim]."""
-        c = self.config
-
-        def variables(part: Params) -> Any:
-            decoder = part.get("decoder", {})
-            numbered = ["layers"] if c.scan_layers else [f"layers_{i}" for i in range(c.num_decoder_layers)]
-            each = [decoder.get(layer, {}).get("encoder_decoder_attention", {}).get(name, {}) for layer in numbered]
-            return each[0] if c.scan_layers else jax.tree.map(lambda *x: jnp.stack(x), *each)
-
-        linear = Linear((c.num_heads, c.head_dim), ("embed",), ("heads", "kv"), jnp.dtype(c.dtype))
-        all_layers = {collection: variables(part) for collection, part in collections_of(params).items()}
-        projected_LBSNH: jax.Array = jax.vmap(lambda layer: linear.apply(layer, encoded_BSD))(all_layers)
-        return constrain(projected_LBSNH, ("layers", "batch", "length", "heads", "kv"))
-
-    def step(
-        self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array, *, prefix: bool = False
-    ) -> tuple[jax.Array, Cache]:
-        """Writes T new slots and attends to all valid ones and to the encoder, see `models.api.Model.step`.
-
-        Raises:
-            ValueError: more new tokens than the cache has slots.
-        """
-        positions_BS = write_slots(cache, "positions", positions_BT)
-        hidden_BTD, kv = self._run(
-            params,
-            None,
-            tokens_BT,
-            slots(positions_BT),
-            slots(positions_BS),
-            KeysValues(cache["cross_key"], cache["cross_value"]),
-            cache["encoder_segments"],
-            KVCache(cache["key"], cache["value"], cache["index"]),
-            method="decode",
-        )
-        return hidden_BTD, cache | {
-            "index": cache["index"] + tokens_BT.shape[1],
-            "positions": positions_BS,
-            "key": kv.key_LBSKH,
-            "value": kv.value_LBSKH,
-        }
+    @property
+    def _decoder_shape(self) -> DecoderShape:
+        return DecoderShape(self.config.num_decoder_layers, self.config.num_heads, self.config.head_dim)

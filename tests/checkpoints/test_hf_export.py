@@ -30,7 +30,7 @@ def export(source: Source, folder: Path, **options: Any) -> dict[str, np.ndarray
     return {name: array for path in sorted(folder.glob("*.safetensors")) for name, array in load_file(path).items()}
 
 
-@pytest.mark.parametrize("case", [*tiny.LLAMA, *tiny.T5])
+@pytest.mark.parametrize("case", [*tiny.LLAMA, *tiny.T5, *tiny.T5GEMMA])
 def test_what_was_read_is_written_bit_for_bit(tmp_path, case):
     golden = tiny.write_folder(tmp_path / "in", case)
     source = open_source(str(tmp_path / "in"))

@@ -13,6 +13,7 @@ from tests.parity.goldens import Golden, load, tensors
 
 LLAMA = ("llama_one_kv_head", "llama_tied", "llama_untied")
 T5 = ("t5_1_0", "t5_1_1", "t5_mt5", "t5_tied_gated", "t5_umt5", "t5_umt5_tied")
+T5GEMMA = ("t5gemma_tied", "t5gemma_untied")
 SPECIAL = ["<pad>", "</s>", "<s>"]
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }} {{ m['content'] }}{{ eos_token }}{% endfor %}"
 FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -30,6 +31,8 @@ def settings_of(case: str) -> dict[str, Any]:
             "eos_token_id": 1,
         }
         return settings | {"model_type": "llama", "max_position_embeddings": 8192, "mlp_bias": False} | more
+    if case in T5GEMMA:
+        return settings | {"model_type": "t5gemma", "is_encoder_decoder": True, "architectures": ["Any"]}
     del settings["tied_head"]
     own = {"model_type": settings.pop("kind", "t5"), "tie_word_embeddings": settings.pop("scale")}
     return settings | own | {"is_encoder_decoder": True}

@@ -8,6 +8,7 @@ import numpy as np
 
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.t5 import T5Config
+from t5x_instruct.models.t5gemma import GemmaStack, T5GemmaConfig
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 ACTIVATIONS = {"silu": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "relu": "relu"}
@@ -30,6 +31,8 @@ def tensors(golden: Golden, kind: str) -> Golden:
 
 def config_of(golden: Golden, **changes: Any) -> Any:
     settings = json.loads(str(golden["settings"]))
+    if "decoder" in settings:
+        return t5gemma_config(settings, changes)
     return (t5_config if "d_model" in settings else llama_config)(settings, changes)
 
 
@@ -73,3 +76,33 @@ def t5_config(s: dict[str, Any], changes: dict[str, Any]) -> T5Config:
         "vocab_multiple": 1,
     }
     return T5Config(**(fields | changes))
+
+
+def t5gemma_config(s: dict[str, Any], changes: dict[str, Any]) -> T5GemmaConfig:
+    fields = {
+        "vocab_size": s["vocab_size"],
+        "encoder": gemma_stack(s["encoder"]),
+        "decoder": gemma_stack(s["decoder"]),
+        "tie_embeddings": s["tie_word_embeddings"],
+        "logits_soft_cap": s["decoder"]["final_logit_softcapping"],
+        "decoder_start_id": s["decoder"]["bos_token_id"],
+        "vocab_multiple": 1,
+    }
+    return T5GemmaConfig(**(fields | changes))
+
+
+def gemma_stack(s: dict[str, Any]) -> GemmaStack:
+    return GemmaStack(
+        emb_dim=s["hidden_size"],
+        num_layers=s["num_hidden_layers"],
+        num_heads=s["num_attention_heads"],
+        num_kv_heads=s["num_key_value_heads"],
+        head_dim=s["head_dim"],
+        mlp_dim=s["intermediate_size"],
+        activation=ACTIVATIONS[s["hidden_activation"]],
+        rope_theta=s["rope_parameters"]["rope_theta"],
+        query_pre_attn_scalar=float(s["query_pre_attn_scalar"]),
+        attention_soft_cap=s["attn_logit_softcapping"],
+        layer_windows=tuple(s["sliding_window"] if kind == "sliding_attention" else 0 for kind in s["layer_types"]),
+        norm_epsilon=s["rms_norm_eps"],
+    )

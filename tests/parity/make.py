@@ -12,8 +12,8 @@ default, and positions and distances go far, so that a constant that is not read
 - ``tensor/NAME``, ``grad/NAME``: weights, and the gradient of the loss by them, under transformers' names.
 - Decoder families: ``tokens`` int32 [batch, length], of which row b's first ``lengths[b]`` are no padding; logits of
   padding are 0.
-- Llama: ``tokens``, ``positions`` int32 [batch, length]. T5: ``inputs`` int32 [batch, source], of which row b's first
-  ``input_lengths[b]`` are no padding; the decoder is fed the start id and the targets but the last.
+- Llama: ``tokens``, ``positions`` int32 [batch, length]. T5 and T5Gemma: ``inputs`` int32 [batch, source], of which
+  row b's first ``input_lengths[b]`` are no padding; the decoder is fed the start id and the targets but the last.
 - ``targets`` int32 and ``weights`` float32 [batch, length]; ``logits`` [batch, length, vocab]; ``loss``, the weighted
   sum of cross-entropies.
 - ``generated`` int32 and ``margins`` float32 [batch, steps]: greedy tokens, and the difference between the two largest
@@ -41,9 +41,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.parity import golden_decoders, golden_llama, golden_t5
+from tests.parity import golden_decoders, golden_llama, golden_t5, golden_t5gemma
 
-MAKERS = {case: maker.compute for maker in (golden_llama, golden_t5) for case in maker.CASES}
+MAKERS = {case: maker.compute for maker in (golden_llama, golden_t5, golden_t5gemma) for case in maker.CASES}
 MAKERS |= {f"decoder_{family}": golden_decoders.compute for family in golden_decoders.CASES}
 
 

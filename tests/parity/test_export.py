@@ -40,14 +40,16 @@ def export(source: Source, folder: Path, vocabulary: Vocabulary | None = None, *
 
 def opened(transformers: Any, kind: str, folder: str) -> Any:
     """The model, of which every tensor was in the folder and none was left over."""
-    auto = {"llama": transformers.AutoModelForCausalLM, "t5": transformers.AutoModelForSeq2SeqLM}[kind]
+    auto = {"llama": transformers.AutoModelForCausalLM, "t5": transformers.AutoModelForSeq2SeqLM}[
+        kind.removesuffix("gemma")
+    ]
     model, info = auto.from_pretrained(folder, output_loading_info=True, attn_implementation="eager")
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     return model.eval()
 
 
 @pytest.mark.parametrize("files", [1, 3])
-@pytest.mark.parametrize("case", [*tiny.LLAMA, *tiny.T5])
+@pytest.mark.parametrize("case", [*tiny.LLAMA, *tiny.T5, *tiny.T5GEMMA])
 def test_logits(transformers: Any, tmp_path: Path, case: str, files: int) -> None:
     import torch
 

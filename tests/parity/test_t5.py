@@ -1,4 +1,4 @@
-"""T5 against transformers' T5, from stored files: no torch is needed (see make.py)."""
+"""T5 and T5Gemma against transformers', from stored files: no torch is needed (see make.py)."""
 
 from functools import partial
 from typing import Any
@@ -12,10 +12,12 @@ from t5x_instruct.checkpoints.convert.hf_names import params_from_hf
 from t5x_instruct.common.errors import CheckpointError
 from t5x_instruct.common.trees import flatten_with_names
 from t5x_instruct.losses.cross_entropy import cross_entropy
-from t5x_instruct.models.t5 import T5Model
+from t5x_instruct.models.api import Model
+from t5x_instruct.models.presets import make_model
 from tests.parity.goldens import GOLDEN, Golden, cases, config_of, load, tensors
 
-CASES = cases("t5")
+T5 = cases("t5")
+CASES = [*T5, *cases("t5gemma")]
 
 
 def batch_of(golden: Golden) -> dict[str, np.ndarray]:
@@ -42,8 +44,8 @@ def packed(golden: Golden) -> dict[str, np.ndarray]:
     return rows
 
 
-def model_and_params(golden: Golden, **changes: Any) -> tuple[T5Model, dict[str, Any]]:
-    model = T5Model(config_of(golden, **changes))
+def model_and_params(golden: Golden, **changes: Any) -> tuple[Model, dict[str, Any]]:
+    model = make_model(config_of(golden, **changes))
     return model, params_from_hf(tensors(golden, "tensor"), model.config)
 
 
@@ -61,7 +63,11 @@ def test_golden_files_exist_and_are_small() -> None:
 def test_goldens_go_beyond_the_largest_distance() -> None:
     for case in CASES:
         golden = load(case)
-        far = config_of(golden).relative_max_distance
+        config = config_of(golden)
+        if case in T5:
+            far = config.relative_max_distance
+        else:
+            far = max(*config.encoder.layer_windows, *config.decoder.layer_windows)
         assert golden["input_lengths"].max() > far + 2
         assert golden["targets"].shape[1] > far + 1
         assert golden["input_lengths"].min() < golden["inputs"].shape[1]

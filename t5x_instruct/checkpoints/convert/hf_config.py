@@ -5,14 +5,18 @@ from typing import Any
 
 from t5x_instruct.checkpoints.convert.hf_decoders import DECODERS, decoder_to_hf, read_decoder
 from t5x_instruct.checkpoints.convert.hf_settings import ACTIVATIONS, Settings
+from t5x_instruct.checkpoints.convert.hf_t5gemma import read_t5gemma, t5gemma_to_hf
+from t5x_instruct.checkpoints.convert.hf_tables import ModelConfig
 from t5x_instruct.common.errors import CheckpointError, ConfigError, unknown
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.t5 import T5Config
+from t5x_instruct.models.t5gemma import T5GemmaConfig
 
 CONFIG_FILE = "config.json"
+_T5GEMMA = "t5gemma"
 
 
-def config_from_hf(values: Mapping[str, Any], *, own_head: bool, where: str) -> DecoderConfig | T5Config:
+def config_from_hf(values: Mapping[str, Any], *, own_head: bool, where: str) -> ModelConfig:
     """The configuration that a `config.json` describes.
 
     Args:
@@ -26,21 +30,27 @@ def config_from_hf(values: Mapping[str, Any], *, own_head: bool, where: str) -> 
             have; all that were found.
     """
     model_type = values.get("model_type")
-    if not isinstance(model_type, str) or model_type not in (*_T5, *DECODERS):
-        raise CheckpointError(f"{where}: {unknown('model_type', str(model_type), (*_T5, *DECODERS))}")
+    valid = (*_T5, _T5GEMMA, *DECODERS)
+    if not isinstance(model_type, str) or model_type not in valid:
+        raise CheckpointError(f"{where}: {unknown('model_type', str(model_type), valid)}")
     settings = Settings(values)
-    decoder = model_type in DECODERS
-    fields = read_decoder(settings, model_type) if decoder else _T5[model_type](settings, own_head)
+    family: type[ModelConfig]
+    if model_type in DECODERS:
+        family, fields = DecoderConfig, read_decoder(settings, model_type)
+    elif model_type == _T5GEMMA:
+        family, fields = T5GemmaConfig, read_t5gemma(settings)
+    else:
+        family, fields = T5Config, _T5[model_type](settings, own_head)
     settings.check_rest()
     if settings.problems:
         raise CheckpointError(f"{where} describes a model that is not supported:\n  " + "\n  ".join(settings.problems))
     try:
-        return DecoderConfig(**fields) if decoder else T5Config(**fields)
+        return family(**fields)
     except ConfigError as error:
         raise CheckpointError(f"{where}: {error}") from error
 
 
-def config_to_hf(config: DecoderConfig | T5Config, context_length: int) -> dict[str, Any]:
+def config_to_hf(config: ModelConfig, context_length: int) -> dict[str, Any]:
     """The inverse of `config_from_hf`: the model's part of a `config.json`.
 
     Args:
@@ -50,6 +60,8 @@ def config_to_hf(config: DecoderConfig | T5Config, context_length: int) -> dict[
     Raises:
         CheckpointError: transformers has no such model.
     """
+    if isinstance(config, T5GemmaConfig):
+        return t5gemma_to_hf(config, context_length)
     return decoder_to_hf(config, context_length) if isinstance(config, DecoderConfig) else _t5_to_hf(config)
 
 

@@ -14,15 +14,15 @@ import numpy as np
 
 from t5x_instruct.checkpoints.convert.hf_config import CONFIG_FILE, config_to_hf
 from t5x_instruct.checkpoints.convert.hf_names import our_params
-from t5x_instruct.checkpoints.convert.hf_tables import HEAD, HfTensor, layout_of
+from t5x_instruct.checkpoints.convert.hf_tables import HEAD, HfTensor, ModelConfig, layout_of
 from t5x_instruct.checkpoints.convert.hf_tokenizer import GENERATION_FILE, special_ids, write_hf_vocabulary
 from t5x_instruct.checkpoints.convert.safetensors_folder import INDEX_FILE, SINGLE_FILE
 from t5x_instruct.checkpoints.placement import LayerReader, LazyTensor, check_names
 from t5x_instruct.common.errors import CheckpointError, unknown
 from t5x_instruct.common.io import sync_folder, write_json
 from t5x_instruct.data.vocabularies import Vocabulary
-from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.t5 import T5Config
+from t5x_instruct.models.t5gemma import T5GemmaConfig
 
 MAX_FILE_BYTES = 5_000_000_000
 DEFAULT_CONTEXT_LENGTH = 2048
@@ -51,7 +51,7 @@ class _Entry(NamedTuple):
 
 def export_hf(
     tensors: Mapping[str, LazyTensor],
-    config: DecoderConfig | T5Config,
+    config: ModelConfig,
     vocabulary: Vocabulary,
     folder: Path,
     *,
@@ -84,7 +84,7 @@ def export_hf(
     settings = config_to_hf(config, context_length) | special_ids(vocabulary) | {"dtype": dtype}
     entries = _entries(tensors, config, own_head=not settings["tie_word_embeddings"])
     generation = special_ids(vocabulary)
-    if isinstance(config, T5Config):
+    if isinstance(config, T5Config | T5GemmaConfig):
         generation |= {"decoder_start_token_id": config.decoder_start_id}
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def export_hf(
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error} ({free})") from error
 
 
-def _entries(tensors: Mapping[str, LazyTensor], config: DecoderConfig | T5Config, own_head: bool) -> list[_Entry]:
+def _entries(tensors: Mapping[str, LazyTensor], config: ModelConfig, own_head: bool) -> list[_Entry]:
     """All tensors, those of one parameter of ours one after the other."""
     layout = layout_of(config)
     params = list(our_params(layout, config.scan_layers))
@@ -119,7 +119,7 @@ def _entries(tensors: Mapping[str, LazyTensor], config: DecoderConfig | T5Config
     entries = []
     for param in params:
         names = list(param.theirs)
-        if config.tie_embeddings and own_head and param.theirs[0] == layout.copies[HEAD]:
+        if config.tie_embeddings and own_head and param.theirs[0] == layout.copies.get(HEAD):
             names.append(HEAD)  # transformers makes a head of its own where the file says so, and wants its numbers
         entries += [
             _Entry(name, param.tensor, param.name, i if param.stacked else None) for i, name in enumerate(names)

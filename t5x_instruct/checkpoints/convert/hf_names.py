@@ -5,12 +5,18 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from t5x_instruct.checkpoints.convert.hf_tables import EMBEDDING, HEAD, SHARED, HfLayout, HfTensor, layout_of
+from t5x_instruct.checkpoints.convert.hf_tables import (
+    EMBEDDING,
+    HEAD,
+    SHARED,
+    HfLayout,
+    HfTensor,
+    ModelConfig,
+    layout_of,
+)
 from t5x_instruct.checkpoints.placement import LazyTensor
 from t5x_instruct.common.errors import CheckpointError, nearest
 from t5x_instruct.common.trees import unflatten
-from t5x_instruct.models.decoder import DecoderConfig
-from t5x_instruct.models.t5 import T5Config
 
 _SHOWN, _HINTS = 100, 20
 
@@ -36,7 +42,7 @@ class HfTensors(Protocol):
         ...
 
 
-def lazy_params(tensors: HfTensors, config: DecoderConfig | T5Config) -> dict[str, LazyTensor]:
+def lazy_params(tensors: HfTensors, config: ModelConfig) -> dict[str, LazyTensor]:
     """Our parameters by name; nothing is read but copies, which are compared.
 
     Args:
@@ -94,7 +100,7 @@ def our_params(layout: HfLayout, scan_layers: bool) -> Iterator[OurParam]:
                 yield OurParam(f"{stack.ours}/layers_{i}/{tensor.ours}", tensor.our_shape, tensor, (name,), False)
 
 
-def params_from_hf(tensors: Mapping[str, np.ndarray], config: DecoderConfig | T5Config) -> dict[str, Any]:
+def params_from_hf(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, Any]:
     """Our parameters from tensors in memory, see `lazy_params`.
 
     Args:

@@ -21,7 +21,8 @@ THEIR_ACTIVATIONS = {"silu": "silu", "relu": "relu", "gelu": "gelu", "gelu_tanh"
 BOOKKEEPING = (
     "_attn_implementation", "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures",
     "attention_dropout", "auto_map", "bad_words_ids", "begin_suppress_tokens", "bos_token_id", "cache_implementation",
-    "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id", "diversity_penalty", "do_sample",
+    "chunk_size_feed_forward", "classifier_dropout", "classifier_dropout_rate", "decoder_start_token_id",
+    "diversity_penalty", "do_sample",
     "dtype", "early_stopping", "encoder_no_repeat_ngram_size", "eos_token_id", "exponential_decay_length_penalty",
     "finetuning_task", "forced_bos_token_id", "forced_eos_token_id", "gradient_checkpointing", "id2label",
     "initializer_factor", "initializer_range", "is_decoder", "is_encoder_decoder", "is_llama_config", "label2id",
@@ -77,6 +78,10 @@ class Settings:
         """A setting; None if it is null, which is not the same as leaving it out where there is a default."""
         self._asked.add(name)
         return None if self._values.get(name, default) is None else self.take(name, kind, default)
+
+    def inside(self, name: str) -> "Settings":
+        """The settings within a setting; what is wrong with them is the caller's to add to this one's problems."""
+        return Settings(self.take(name, dict), name)
 
     def only(self, name: str, *neutral: Any) -> None:
         """Notes a setting whose value is not one of those that change nothing."""

@@ -11,10 +11,12 @@ import numpy as np
 
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.t5 import T5Config
+from t5x_instruct.models.t5gemma import GemmaStack, T5GemmaConfig
 
 HEAD = "lm_head.weight"
 EMBEDDING = "model.embed_tokens.weight"
 SHARED = "shared.weight"
+GEMMA_HEAD = "lm_head.out_proj.weight"
 
 
 class HfTensor(NamedTuple):
@@ -67,8 +69,13 @@ class HfLayout(NamedTuple):
     unused: tuple[str, ...] = ()
 
 
-def layout_of(config: DecoderConfig | T5Config) -> HfLayout:
+ModelConfig = DecoderConfig | T5Config | T5GemmaConfig
+
+
+def layout_of(config: ModelConfig) -> HfLayout:
     """All tensors of the model that a configuration describes."""
+    if isinstance(config, T5GemmaConfig):
+        return t5gemma_layout(config)
     return decoder_layout(config) if isinstance(config, DecoderConfig) else t5_layout(config)
 
 
@@ -195,6 +202,50 @@ def _t5_sublayers(c: T5Config, names: tuple[str, ...]) -> dict[str, HfTensor]:
     return tensors
 
 
+def t5gemma_layout(c: T5GemmaConfig) -> HfLayout:
+    """The tensors of `T5GemmaForConditionalGeneration`; a tied head has none."""
+    table = "model.{}.embed_tokens.weight"
+    top = {
+        table.format("encoder"): _rows("encoder_embedder/embedding", c.vocab_size, c.encoder.emb_dim, c.vocab_rows),
+        table.format("decoder"): _rows("token_embedder/embedding", c.vocab_size, c.decoder.emb_dim, c.vocab_rows),
+    }
+    if not c.tie_embeddings:
+        top[GEMMA_HEAD] = _columns("decoder/logits_dense/kernel", c.vocab_size, c.decoder.emb_dim, c.vocab_rows)
+    for side, stack in (("encoder", c.encoder), ("decoder", c.decoder)):
+        top[f"model.{side}.norm.weight"] = _vector(f"{side}/{side}_norm/scale", stack.emb_dim)
+    encoder = _gemma_sublayers(c.encoder, {"self_attn": "attention"})
+    both = {"self_attn": "self_attention", "cross_attn": "encoder_decoder_attention"}
+    decoder = _gemma_sublayers(c.decoder, both)
+    # Keys and values of attention to the encoder are made of what is as wide as the encoder.
+    s, width = c.decoder, c.encoder.emb_dim
+    pattern = "cross_attn.{}_proj.weight"
+    wide = _attention(pattern, both["cross_attn"], width, s.num_heads, s.num_kv_heads, s.head_dim)
+    decoder |= {name: wide[name] for name in (pattern.format("k"), pattern.format("v"))}
+    stacks = (
+        HfStack("model.encoder.layers.{i}.", "encoder", c.encoder.num_layers, encoder),
+        HfStack("model.decoder.layers.{i}.", "decoder", c.decoder.num_layers, decoder),
+    )
+    return HfLayout(top, stacks, {GEMMA_HEAD: table.format("decoder")} if c.tie_embeddings else {})
+
+
+def _gemma_sublayers(s: GemmaStack, attentions: Mapping[str, str]) -> dict[str, HfTensor]:
+    """One layer's tensors; `attentions`: their name -> ours."""
+    D, F = s.emb_dim, s.mlp_dim
+    tensors = {
+        "mlp.gate_proj.weight": _matrix("mlp/wi_0/kernel", F, D),
+        "mlp.up_proj.weight": _matrix("mlp/wi_1/kernel", F, D),
+        "mlp.down_proj.weight": _matrix("mlp/wo/kernel", D, F),
+    }
+    for when in ("pre", "post"):
+        tensors[f"{when}_feedforward_layernorm.weight"] = _vector(f"{when}_mlp_layer_norm/scale", D)
+        for theirs, ours in attentions.items():
+            norm = {"encoder_decoder_attention": "cross_attention"}.get(ours, ours)
+            tensors[f"{when}_{theirs}_layernorm.weight"] = _vector(f"{when}_{norm}_layer_norm/scale", D)
+    for theirs, ours in attentions.items():
+        tensors |= _attention(f"{theirs}.{{}}_proj.weight", ours, D, s.num_heads, s.num_kv_heads, s.head_dim)
+    return tensors
+
+
 def _attention(pattern: str, ours: str, D: int, N: int, K: int, H: int) -> dict[str, HfTensor]:
     """The four matrices of an attention with N query and K key/value heads; `pattern` gets q, k, v, o."""
     tensors = {
@@ -224,15 +275,23 @@ def _split(ours: str, shape: tuple[int, int], our_shape: tuple[int, int, int]) -
 
 
 def _table(c: DecoderConfig | T5Config) -> HfTensor:
-    shape, rows = (c.vocab_size, c.emb_dim), c.vocab_rows
-    ours = "token_embedder/embedding"
-    return HfTensor(ours, shape, (rows, c.emb_dim), lambda x: _with_rows(rows, x), lambda x: x[: c.vocab_size])
+    return _rows("token_embedder/embedding", c.vocab_size, c.emb_dim, c.vocab_rows)
 
 
 def _head(c: DecoderConfig | T5Config) -> HfTensor:
-    shape, rows = (c.vocab_size, c.emb_dim), c.vocab_rows
-    ours = "decoder/logits_dense/kernel"
-    return HfTensor(ours, shape, (c.emb_dim, rows), lambda x: _with_rows(rows, x).T, lambda x: x.T[: c.vocab_size])
+    return _columns("decoder/logits_dense/kernel", c.vocab_size, c.emb_dim, c.vocab_rows)
+
+
+def _rows(ours: str, vocab_size: int, emb_dim: int, rows: int) -> HfTensor:
+    """A row for each id; ours has rows that fill the vocabulary up."""
+    shape = (vocab_size, emb_dim)
+    return HfTensor(ours, shape, (rows, emb_dim), lambda x: _with_rows(rows, x), lambda x: x[:vocab_size])
+
+
+def _columns(ours: str, vocab_size: int, emb_dim: int, rows: int) -> HfTensor:
+    """A row for each id there, a column here."""
+    shape = (vocab_size, emb_dim)
+    return HfTensor(ours, shape, (emb_dim, rows), lambda x: _with_rows(rows, x).T, lambda x: x.T[:vocab_size])
 
 
 def _same(array: np.ndarray) -> np.ndarray:
