@@ -27,6 +27,8 @@ CONFIGURABLES: dict[str, str] = {
     "DecoderConfig": "t5x_instruct.models.decoder:DecoderConfig",
     "RopeScaling": "t5x_instruct.models.layers.rope:RopeScaling",
     "T5Config": "t5x_instruct.models.t5:T5Config",
+    "T5GemmaConfig": "t5x_instruct.models.t5gemma:T5GemmaConfig",
+    "GemmaStack": "t5x_instruct.models.t5gemma:GemmaStack",
     "LoopConfig": "t5x_instruct.training.loop:LoopConfig",
     "HostSettings": "t5x_instruct.common.hosts:HostSettings",
     "LaunchSettings": "t5x_instruct.cloud.settings:LaunchSettings",
