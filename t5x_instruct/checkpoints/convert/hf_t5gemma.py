@@ -83,6 +83,7 @@ def _write_stack(c: T5GemmaConfig, s: GemmaStack, context_length: int) -> dict[s
     windows = repeated(s.layer_windows, s.num_layers)
     if len(set(windows) - {0}) > 1:
         raise CheckpointError(f"transformers' T5Gemma has one window in a stack; layer_windows is {s.layer_windows}")
+    scalar = float(s.query_pre_attn_scalar)
     return {
         "model_type": "t5_gemma_module",
         "attention_bias": False,
@@ -99,7 +100,8 @@ def _write_stack(c: T5GemmaConfig, s: GemmaStack, context_length: int) -> dict[s
         "num_attention_heads": s.num_heads,
         "num_hidden_layers": s.num_layers,
         "num_key_value_heads": s.num_kv_heads,
-        "query_pre_attn_scalar": s.query_pre_attn_scalar,
+        # transformers wants a whole number
+        "query_pre_attn_scalar": int(scalar) if scalar.is_integer() else scalar,
         "rms_norm_eps": s.norm_epsilon,
         "rope_parameters": {"rope_type": "default", "rope_theta": s.rope_theta},
         "rope_theta": s.rope_theta,
