@@ -107,11 +107,11 @@ def stage(source: BucketPath, say: Say = to_stderr) -> Path:
 
 
 def _generations(source: BucketPath) -> dict[str, str]:
-    """What is under a name and which content it has; the empty name is an object of the name itself."""
+    """What is under a name and which content it has; the empty name alone is an object of the name itself."""
+    own = source.generation()  # first: a stranger may read an object where it may not list
+    if own is not None:
+        return {"": own.hex()}
     objects = source.objects()
-    if not objects:
-        own = source.generation()
-        return {} if own is None else {"": own.hex()}
     names = [str(one).removeprefix(f"{source}/") for one in objects]
     for name in names:
         if os.path.isabs(name) or ".." in name.split("/"):

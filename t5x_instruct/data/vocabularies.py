@@ -354,7 +354,7 @@ def load_vocabulary(spec: str | AnyPath) -> Vocabulary:
       spec: 'bytes', or 'bytes+125' to add 125 sentinels; a folder with `tokenizer.json`, `spiece.model`
         or a saved byte vocabulary; or a SentencePiece file `NAME.model`, or `NAME.model+100` to add 100
         sentinels (a T5 folder of Hugging Face's needs no suffix: its `tokenizer_config.json` says how
-        many). In a bucket (`gs://...`) too.
+        many). In a bucket (`gs://...`) too; it is copied to `$T5X_INSTRUCT_CACHE/staged` once.
 
     Raises:
       DataError: nothing that is a vocabulary is there; says what was looked for.

@@ -37,9 +37,9 @@ from t5x_instruct.runs.settings import DataSettings, EvaluationSettings, ModelSe
 
 #: What helps where a checkpoint has no vocabulary.
 NAME_VOCABULARY = (
-    "name it in ModelSettings.vocabulary. That of T5 1.1 and Flan-T5 is the SentencePiece model of "
-    "gs://t5-data/vocabs/cc_all.32000.100extra with T5's sentinels, 'sentencepiece.model+100'; mT5's that of "
-    "mc4.250000.100extra; ByT5's 'bytes+125'"
+    "name it in ModelSettings.vocabulary. That of T5 1.1 and Flan-T5 is "
+    "'gs://t5-data/vocabs/cc_all.32000.100extra/sentencepiece.model+100', with T5's sentinels; mT5's has "
+    "mc4.250000.100extra instead; ByT5's is 'bytes+125'"
 )
 
 

@@ -7,7 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from t5x_instruct.common.buckets import BucketPath
 from t5x_instruct.common.errors import DataError
+from t5x_instruct.common.paths import as_path
 from t5x_instruct.data.vocabularies import (
     ByteVocabulary,
     SentencePieceVocabulary,
@@ -15,6 +17,7 @@ from t5x_instruct.data.vocabularies import (
     load_vocabulary,
     token_strings,
 )
+from tests import bucket_server
 
 CORPUS = ["the capital of France is Paris", "What is 2 + 2? It is 4.", "naïve café 東京 👍"] * 4
 CHAT = (
@@ -58,6 +61,26 @@ def spm_file(tmp_path_factory):
     path = tmp_path_factory.mktemp("spm") / "tiny.model"
     path.write_bytes(model.getvalue())
     return path
+
+
+def test_a_model_in_a_bucket_is_copied_once(bucket, spm_file, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_INSTRUCT_CACHE", str(tmp_path))
+    path = as_path("gs://test/vocabs/cc.100extra/sentencepiece.model")
+    path.write_bytes(spm_file.read_bytes())
+    monkeypatch.setattr(bucket_server, "PUBLIC", {"test"})
+    wanted = load_vocabulary(f"{spm_file}+9")
+    assert load_vocabulary(f"{path}+9").fingerprint == wanted.fingerprint
+    assert load_vocabulary(f"{path}+9").encode("the <extra_id_8>") == wanted.encode("the <extra_id_8>")
+    assert load_vocabulary(str(path)).vocab_size == wanted.vocab_size - 9
+    with monkeypatch.context() as patch:
+        patch.setattr(BucketPath, "blocks", lambda *_: pytest.fail("it is read again"))
+        assert load_vocabulary(f"{path}+9").vocab_size == wanted.vocab_size
+    monkeypatch.setattr(bucket_server, "PUBLIC", set())
+    path.write_bytes(b"another")
+    with pytest.raises(DataError, match=r"sentencepiece\.model is not a SentencePiece model"):
+        load_vocabulary(f"{path}+9")
+    with pytest.raises(DataError, match="no vocabulary at 'gs://test/vocabs/none.model.100'"):
+        load_vocabulary("gs://test/vocabs/none.model+100")
 
 
 @settings(max_examples=60)
