@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from t5x_instruct.common.errors import ConfigError, DataError, unknown
 from t5x_instruct.common.paths import is_bucket
+from t5x_instruct.data.lines import open_data, raw_lines
 from t5x_instruct.data.row_shapes import Placed, shortened
-from t5x_instruct.data.sources import Fields, Files, FileSource, column_names, listed, open_data, raw_lines
+from t5x_instruct.data.sources import Fields, Files, FileSource, column_names, listed
 
 MAX_CELL_CHARACTERS = 16 << 20
 """A longer cell of a CSV file is taken for a quote that was never closed."""

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import ConfigError, DataError
-from t5x_instruct.data import sources
+from t5x_instruct.data import lines
 from t5x_instruct.data.file_sources import Csv, Json, Parquet, read_csv
 from t5x_instruct.data.sources import Jsonl, Tsv
 
@@ -98,9 +98,9 @@ def test_compressed_files(tmp_path, monkeypatch):
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(gzip.compress(b'{"q": "a"}\n{"q": "b"}\n'))
     assert rows_of(Jsonl({"train": str(path)})) == [{"q": "a"}, {"q": "b"}]
-    monkeypatch.setattr(sources, "BLOCK_BYTES", 3)
+    monkeypatch.setattr(lines, "BLOCK_BYTES", 3)
     assert rows_of(Jsonl({"train": str(path)})) == [{"q": "a"}, {"q": "b"}]
-    monkeypatch.setattr(sources, "MAX_LINE_BYTES", 5)
+    monkeypatch.setattr(lines, "MAX_LINE_BYTES", 5)
     with pytest.raises(DataError, match=f"{path}:1: the line has more than 5 bytes"):
         rows_of(Jsonl({"train": str(path)}))
     for broken in (gzip.compress(b"{}\n" * 99)[:-9], b"not compressed"):

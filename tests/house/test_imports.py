@@ -35,6 +35,7 @@ TF_SIDE = {
         "seqio_vocabulary",
         "tasks",
         "preprocessors",
+        "lines",
         "sources",
         "file_sources",
         "hub_sources",

@@ -187,7 +187,7 @@ def _kind(name: str) -> Name:
 
 def _is_jsonl(path: str) -> bool:
     """Whether a file called .json has an object on each line, as many have."""
-    from t5x_instruct.data.sources import raw_lines
+    from t5x_instruct.data.lines import raw_lines
 
     lines = (line for line in raw_lines(path) if line.strip())
     try:
@@ -198,7 +198,7 @@ def _is_jsonl(path: str) -> bool:
 
 def _delimiter(path: str) -> str:
     """What the cells of the first line stand apart by."""
-    from t5x_instruct.data.sources import raw_lines
+    from t5x_instruct.data.lines import raw_lines
 
     line = next(raw_lines(path), b"").decode("utf-8-sig", "replace")
     return max(DELIMITERS, key=line.count)
