@@ -65,7 +65,9 @@ class Source(NamedTuple):
         step: steps it was trained for, where it counts them.
         adapters: where it is a base model with adapters, the adapters; in `tensors` they are merged.
         reference: a name by which it is found again wherever the caller is; of a run it names the step.
-        weights: the files that its weights are in.
+        weights: the files that its weights are in, see `weight_files`; empty: those that lie at `location`, which are
+            looked for when they are asked for (to list a public bucket may not be allowed).
+        location: its file or folder.
         prompt_format: the name of the one it was trained with (see `data.prompt_formats`), where it tells.
     """
 
@@ -79,11 +81,16 @@ class Source(NamedTuple):
     adapters: Adapters | None = None
     reference: str = ""
     weights: tuple[AnyPath, ...] = ()
+    location: AnyPath | None = None
     prompt_format: str | None = None
 
     def as_base(self) -> BaseReference:
         """What adapters that are trained on it keep of it."""
-        return BaseReference(self.reference, fingerprint_of(self.weights))
+        return BaseReference(self.reference, fingerprint_of(self.weight_files()))
+
+    def weight_files(self) -> tuple[AnyPath, ...]:
+        """The files that its weights are in."""
+        return self.weights or _weight_files(self.location)
 
 
 class Kind(NamedTuple):
@@ -122,14 +129,16 @@ def open_source(name: str) -> Source:
     if not source.reference:
         fixed = name.startswith((hf_hub.PREFIX, "pypi:"))
         source = source._replace(reference=name if fixed else str(path.absolute()))
-    return source if source.weights else source._replace(weights=_weight_files(path))
+    return source._replace(location=path)
 
 
-def _weight_files(path: Path) -> tuple[Path, ...]:
+def _weight_files(path: AnyPath | None) -> tuple[AnyPath, ...]:
+    if path is None:
+        return ()
     if path.is_file():
         return (path,)
-    files = sorted(path.glob("*.safetensors")) or sorted(one for one in path.rglob("*") if one.is_file())
-    return tuple(files)
+    files: list[AnyPath] = list(path.glob("*.safetensors")) or [one for one in path.rglob("*") if one.is_file()]
+    return tuple(sorted(files, key=str))
 
 
 def find_checkpoint(name: str) -> tuple[str, AnyPath]:
@@ -428,7 +437,7 @@ def with_adapters(
         params_fn=lambda shardings: place_params(merged, shardings),
         description=f"{source.description}, adapters of {opened.description}",
         adapters=adapters,
-        weights=(*source.weights, *opened.weights),
+        weights=(*source.weight_files(), *opened.weight_files()),
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from t5x_instruct.cli.main import main
+from t5x_instruct.data.tasks import task_info
 
 MODULE = """
 from t5x_instruct.data.tasks import add_mixture, add_task
@@ -36,7 +37,8 @@ def test_without_a_module_the_collections_that_need_no_folder_are_listed(capsys:
     listed = {row["task"]: row for row in run_json(capsys, "tasks", "list")}
     assert listed["capital_of_country"]["cluster"] == "geography"
     assert listed["flan2021_rte"]["dataset"] == "tfds:super_glue/rte"
-    assert sum(name.startswith("flan2021_") for name in listed) == 69
+    # Other tests in this process may have registered renderings of them.
+    assert sum(name.startswith("flan2021_") and task_info(name).base == name for name in listed) == 69
 
 
 @pytest.fixture(scope="module")

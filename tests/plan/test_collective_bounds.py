@@ -94,5 +94,5 @@ def test_what_would_be_too_much():
 def test_versions_that_are_not_stored_have_a_nearest():
     stored = ["jax 0.10.2, libtpu 0.0.52", "jax 0.12.0, libtpu 0.0.60"]
     assert nearest_version(stored, "jax 0.12.1, libtpu 0.0.52") == stored[1]
-    assert nearest_version(stored, "jax 0.11.0, libtpu 0.0.59") == stored[0]
+    assert nearest_version(stored, "jax 0.11.0, libtpu 0.0.53") == stored[1]
     assert nearest_version(stored, "jax 0.10.2, libtpu 0.0.53") == stored[0]

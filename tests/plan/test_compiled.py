@@ -69,7 +69,7 @@ def test_scanned_and_unrolled_layers_send_the_same(small):
 
 
 def test_a_run_that_does_not_fit_says_by_how_much():
-    large = small_plan("decoder", "BATCH_SIZE=262144", topology="v5e-1")
+    large = small_plan("decoder", "DecoderConfig.mlp_dim=8388608", topology="v5e-1")
     assert not large.fits
     assert large.memory is None
     assert large.hbm_needed > large.hbm_limit
