@@ -61,6 +61,10 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--to {args.to}: T5X's layout is written to a disk; copy it with gcloud storage cp --recursive"
         )
+    if args.adapters and is_bucket(args.to):
+        raise ConfigError(
+            f"--to {args.to}: adapters are written to a disk; copy them with gcloud storage cp --recursive"
+        )
     from t5x_instruct.checkpoints.restore import open_source
 
     source = open_source(args.source)

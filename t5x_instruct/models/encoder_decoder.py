@@ -1,5 +1,6 @@
 """What all encoder-decoders have in common: reading batches, and decoding step by step."""
 
+import abc
 from typing import Any, NamedTuple
 
 import jax
@@ -44,7 +45,7 @@ class DecoderShape(NamedTuple):
     head_dim: int
 
 
-class EncoderDecoderModel(LinenModel):
+class EncoderDecoderModel(LinenModel, abc.ABC):
     """An encoder-decoder; implements `models.api.Model` but for the network.
 
     `hidden` reads of a batch ``encoder_input_tokens``, ``decoder_input_tokens`` and, of both sides and where present,
@@ -56,8 +57,9 @@ class EncoderDecoderModel(LinenModel):
     """
 
     @property
+    @abc.abstractmethod
     def _decoder_shape(self) -> DecoderShape:
-        raise NotImplementedError
+        """The sizes of the decoder's caches."""
 
     @property
     def reads_inputs(self) -> ReadsInputs:
@@ -65,9 +67,9 @@ class EncoderDecoderModel(LinenModel):
         return "encoder"
 
     @property
+    @abc.abstractmethod
     def _no_splash(self) -> str:
         """What of the layers the kernel for TPUs does not know."""
-        raise NotImplementedError
 
     def attention_choice(self, length: int, mesh: Mesh | None) -> Choice:
         """Which attention reads whole rows of so many slots on a mesh, and why."""

@@ -39,6 +39,8 @@ def test_wrong_arguments_are_usage_errors(tmp_path: Path, capsys: pytest.Capture
     assert "--context_length 0: must be at least 1" in capsys.readouterr().err
     assert main(words) == 1
     assert "there is no checkpoint at" in capsys.readouterr().err
+    assert main([*words[:-1], "gs://a/b", "--adapters"]) == 2
+    assert "adapters are written to a disk" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main([*words, "--dtype", "int8"])
 

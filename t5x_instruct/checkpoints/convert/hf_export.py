@@ -2,9 +2,7 @@
 
 import json
 import os
-import shutil
 import struct
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -16,10 +14,11 @@ from t5x_instruct.checkpoints.convert.hf_config import CONFIG_FILE, config_to_hf
 from t5x_instruct.checkpoints.convert.hf_names import our_params
 from t5x_instruct.checkpoints.convert.hf_tables import HEAD, HfTensor, ModelConfig, layout_of
 from t5x_instruct.checkpoints.convert.hf_tokenizer import GENERATION_FILE, special_ids, write_hf_vocabulary
+from t5x_instruct.checkpoints.convert.new_folder import new_folder, refuse_used
 from t5x_instruct.checkpoints.convert.safetensors_folder import INDEX_FILE, SINGLE_FILE
 from t5x_instruct.checkpoints.placement import LayerReader, LazyTensor, check_names
 from t5x_instruct.common.errors import CheckpointError, unknown
-from t5x_instruct.common.io import sync_folder, write_json
+from t5x_instruct.common.io import write_json
 from t5x_instruct.data.vocabularies import Vocabulary
 from t5x_instruct.models.t5 import T5Config
 from t5x_instruct.models.t5gemma import T5GemmaConfig
@@ -79,29 +78,17 @@ def export_hf(
     """
     if dtype not in TYPES:
         raise CheckpointError(unknown("dtype", dtype, TYPES))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists already; name a new folder, or remove it first")
+    refuse_used(folder)
     settings = config_to_hf(config, context_length) | special_ids(vocabulary) | {"dtype": dtype}
     entries = _entries(tensors, config, own_head=not settings["tie_word_embeddings"])
     generation = special_ids(vocabulary)
     if isinstance(config, T5Config | T5GemmaConfig):
         generation |= {"decoder_start_token_id": config.decoder_start_id}
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
-            write_json(new / CONFIG_FILE, settings)
-            write_json(new / GENERATION_FILE, generation)
-            write_hf_vocabulary(vocabulary, new)
-            _write_tensors(new, entries, tensors, TYPES[dtype], max_file_bytes)
-            if folder.exists():
-                folder.rmdir()
-            new.rename(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        free = f"{shutil.disk_usage(folder.parent).free / 1e9:.1f} GB free" if folder.parent.exists() else "no folder"
-        raise CheckpointError(f"cannot write {folder}: {error.strerror or error} ({free})") from error
+    with new_folder(folder) as new:
+        write_json(new / CONFIG_FILE, settings)
+        write_json(new / GENERATION_FILE, generation)
+        write_hf_vocabulary(vocabulary, new)
+        _write_tensors(new, entries, tensors, TYPES[dtype], max_file_bytes)
 
 
 def _entries(tensors: Mapping[str, LazyTensor], config: ModelConfig, own_head: bool) -> list[_Entry]:

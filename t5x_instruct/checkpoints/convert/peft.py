@@ -10,10 +10,11 @@ import numpy as np
 
 from t5x_instruct.checkpoints.adapters import Adapters
 from t5x_instruct.checkpoints.convert.hf_tables import HfTensor, layout_of
+from t5x_instruct.checkpoints.convert.new_folder import new_folder, refuse_used
 from t5x_instruct.checkpoints.convert.safetensors_folder import SafetensorsFolder, read_bounded_json
 from t5x_instruct.checkpoints.placement import LazyTensor
 from t5x_instruct.common.errors import CheckpointError
-from t5x_instruct.common.io import sync_folder, write_json
+from t5x_instruct.common.io import write_json
 from t5x_instruct.models.layers.linear import LORA_A, LORA_B
 from t5x_instruct.models.lora import TARGETS, Adapted, LoraConfig
 
@@ -167,8 +168,7 @@ def export_peft(adapters: Adapters, config: Any, folder: Path) -> None:
     """
     from safetensors.numpy import save_file
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists already; name a new folder, or remove it first")
+    refuse_used(folder)
     modules = {name: module for name, module in modules_of(config).items() if module.ours in adapters.kernels}
     whole = {name: tensor.read() for name, tensor in adapters.tensors.items()}
     tensors: dict[str, np.ndarray] = {}
@@ -180,7 +180,7 @@ def export_peft(adapters: Adapters, config: Any, folder: Path) -> None:
             tensors[f"{_PREFIX}{name}.lora_{letter}.weight"] = np.ascontiguousarray(flat.T)
     settings = {
         "peft_type": "LORA",
-        "task_type": "SEQ_2_SEQ_LM" if config.family == "t5" else "CAUSAL_LM",
+        "task_type": "SEQ_2_SEQ_LM" if config.family in ("t5", "t5gemma") else "CAUSAL_LM",
         "base_model_name_or_path": adapters.base.name.removeprefix("hf://"),
         "r": adapters.config.rank,
         "lora_alpha": adapters.config.alpha,
@@ -191,10 +191,6 @@ def export_peft(adapters: Adapters, config: Any, folder: Path) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / WEIGHTS_FILE, metadata={"format": "pt"})
-        write_json(folder / CONFIG_FILE, settings)
-        sync_folder(folder)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from error
+    with new_folder(folder) as new:
+        save_file(tensors, new / WEIGHTS_FILE, metadata={"format": "pt"})
+        write_json(new / CONFIG_FILE, settings)

@@ -1,7 +1,5 @@
 """A T5 as a checkpoint that T5X restores: layer by layer, heads joined, as the released ones are."""
 
-import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +7,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
+from t5x_instruct.checkpoints.convert.new_folder import new_folder, refuse_used
 from t5x_instruct.checkpoints.convert.t5x_folder import INDEX_FILE, PARAMS
 from t5x_instruct.checkpoints.convert.t5x_names import T5xLayout, T5xParam, t5x_params
 from t5x_instruct.checkpoints.placement import LayerReader, LazyTensor, check_names
 from t5x_instruct.common.errors import CheckpointError, unknown
-from t5x_instruct.common.io import sync_folder, write_bytes
+from t5x_instruct.common.io import write_bytes
 from t5x_instruct.common.trees import unflatten
 from t5x_instruct.models.t5 import T5Config
 
@@ -45,30 +44,18 @@ def export_t5x(
         raise CheckpointError(unknown("dtype", dtype, TYPES))
     if not isinstance(config, T5Config):
         raise CheckpointError(f"T5X's layout is one of encoder-decoders of the T5 kind, not of {config.family!r}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise CheckpointError(f"{folder} exists already; name a new folder, or remove it first")
+    refuse_used(folder)
     params = list(t5x_params(config, T5xLayout(scanned=False, joined=True)))
     places = {param.ours: _places(param, config.scan_layers) for param in params}
     check_names(tensors, [name for of_param in places.values() for name, _ in of_param])
     reader = LayerReader(tensors)
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.partial-") as temporary:
-            new = Path(temporary) / "new"
-            new.mkdir()
-            index = {}
-            for param in params:
-                for theirs, (ours, layer) in zip(param.theirs, places[param.ours], strict=True):
-                    array = param.join(_checked(param, reader.read(ours, layer)))
-                    index[f"{PARAMS}/{theirs}"] = _write_array(new, theirs, array.astype(TYPES[dtype]))
-            _write_index(new, index, step)
-            if folder.exists():
-                folder.rmdir()
-            new.rename(folder)
-        sync_folder(folder.parent)
-    except OSError as error:
-        free = f"{shutil.disk_usage(folder.parent).free / 1e9:.1f} GB free" if folder.parent.exists() else "no folder"
-        raise CheckpointError(f"cannot write {folder}: {error.strerror or error} ({free})") from error
+    with new_folder(folder) as new:
+        index = {}
+        for param in params:
+            for theirs, (ours, layer) in zip(param.theirs, places[param.ours], strict=True):
+                array = param.join(_checked(param, reader.read(ours, layer)))
+                index[f"{PARAMS}/{theirs}"] = _write_array(new, theirs, array.astype(TYPES[dtype]))
+        _write_index(new, index, step)
 
 
 def _places(param: T5xParam, scanned: bool) -> list[tuple[str, int | None]]:
