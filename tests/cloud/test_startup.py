@@ -13,6 +13,7 @@ import pytest
 
 from t5x_instruct.cloud.archive import make_archive
 from t5x_instruct.cloud.scripts import shutdown_script, startup_script
+from tests import shell_scripts
 
 ODD = "a b  'c' \"d\" $(touch hacked) `touch hacked` $HOME \\ ; touch hacked #* ~"
 TOOLS = (
@@ -373,6 +374,4 @@ def test_when_its_time_is_over_the_slice_is_deleted_even_after_a_failure(host, s
 def test_the_scripts_are_clean(name, settings, tmp_path):
     script = tmp_path / name
     script.write_text(startup_script(settings(), "0" * 64, ["true"], 1) if name == "startup.sh" else shutdown_script())
-    subprocess.run(["bash", "-n", script], check=True)
-    if shutil.which("shellcheck"):
-        subprocess.run(["shellcheck", "--severity=warning", script], check=True)
+    shell_scripts.check(script)

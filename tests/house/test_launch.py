@@ -4,6 +4,8 @@ import os
 import subprocess
 from pathlib import Path
 
+from tests import shell_scripts
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -35,3 +37,9 @@ def test_pod_hands_its_arguments_to_launch(tmp_path: Path) -> None:
     script = REPOSITORY / "launch" / "pod.sh"
     subprocess.run(["bash", script, *given], env=os.environ | {"VENV": str(tmp_path)}, check=True, capture_output=True)
     assert (tmp_path / "last").read_text() == "|".join(["t5x-instruct", "launch", *given, ""])
+
+
+def test_the_scripts_are_clean() -> None:
+    scripts = [REPOSITORY / ".ci" / "run", *sorted((REPOSITORY / "launch").glob("*.sh"))]
+    assert len(scripts) > 4
+    shell_scripts.check(*scripts)
