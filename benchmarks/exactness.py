@@ -203,7 +203,7 @@ class Training(NamedTuple):
         return state, np.asarray(jax.device_get(losses), np.float64)
 
 
-def compile_training(case: Case, compiler_options: dict[str, Any] | None = None) -> Training:
+def compile_training(case: Case) -> Training:
     """Compiles the step of a model on a mesh, as a run does."""
     model, mesh = tiny_model(case.kind, case.dropout_rate), mesh_of(case.mesh)
     optimizer = make_optimizer(case.optimizer or OPTIMIZERS[case.kind], model)
@@ -217,7 +217,7 @@ def compile_training(case: Case, compiler_options: dict[str, Any] | None = None)
         dropout=case.dropout_rate > 0,
     )
     jitted: Any = compile_step(step, shardings, mesh, donate=True)
-    compiled = jitted.lower(abstract, packed_batch(model, 0)).compile(compiler_options)
+    compiled = jitted.lower(abstract, packed_batch(model, 0)).compile()
     placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
     return Training(case.kind, optimizer, mesh, placed, compiled)
 
@@ -241,13 +241,7 @@ LOSSES = {
 NORMALIZERS: tuple[LossNormalizer, ...] = (None, "per_example", 100.0)
 
 
-def step_gradient(
-    kind: str,
-    loss: str,
-    normalizer: LossNormalizer,
-    micro_batches: int,
-    compiler_options: dict[str, Any] | None = None,
-) -> Any:
+def step_gradient(kind: str, loss: str, normalizer: LossNormalizer, micro_batches: int) -> Any:
     """The gradient that a step hands to the optimizer: its momentum after the first step."""
     model = tiny_model(kind)
     optimizer = sgd(schedules.constant(0.0), clip_norm=None)
@@ -259,7 +253,7 @@ def step_gradient(
         loss_normalizing_factor=normalizer,
     )
     state, batch = create_state(initial_params(kind), optimizer), packed_batch(model, 0)
-    compiled = jax.jit(step).lower(state, batch).compile(compiler_options)
+    compiled = jax.jit(step).lower(state, batch).compile()
     return jax.device_get(compiled(state, batch)[0].opt_state.trace)
 
 

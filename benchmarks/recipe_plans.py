@@ -9,6 +9,7 @@ Prints a Markdown table. A compile takes a core one to five minutes, with up to 
 
 import argparse
 import json
+import os
 import re
 import subprocess
 import sys
@@ -25,7 +26,7 @@ def planned(recipe: Path, where: str, overrides: Sequence[str]) -> dict[str, Any
     """`t5x-instruct plan --json` of a recipe."""
     command = [sys.executable, "-m", "t5x_instruct.cli.main", "plan", "--json", f"--topology={where}"]
     command += [f"--gin_file={recipe}", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1"})
     if not done.stdout.strip():
         raise SystemExit(f"{recipe.stem} on {where}: {done.stderr[-2000:]}")
     plan: dict[str, Any] = json.loads(done.stdout)

@@ -13,5 +13,6 @@ if [[ $# -eq 0 ]]; then
   ruff format --check .
   mypy
 fi
-# Two at a time: much of a test is tracing and compiling, on one core. A file stays in one process, with its fixtures.
-exec python -m pytest -n 2 --dist loadfile "$@"
+# Three at a time: much of a test is tracing and compiling, on one core, and some of it is waiting. A file stays in one
+# process, with its fixtures.
+exec python -m pytest -n 3 --dist loadfile "$@"

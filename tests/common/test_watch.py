@@ -139,7 +139,7 @@ def test_hosts_that_are_asked_at_different_steps_stop_after_the_same(pod):
     def work(watch):
         host = four.watches.index(watch)
         for step in itertools.count(1):
-            time.sleep(0.001 * host)  # the first are far ahead of the last
+            time.sleep(0.002 * (1 + host))  # the first are far ahead of the last
             if host == 3 and step == 5:
                 watch.ask_to_stop("SIGTERM")
             why = watch.stop_after(step)

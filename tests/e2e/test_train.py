@@ -25,7 +25,10 @@ def command(verb, *arguments):
 
 
 def environment():
-    return os.environ | {"PYTHONPATH": str(CHECKOUT), "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    return os.environ | {
+        "PYTHONPATH": str(CHECKOUT),
+        "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2",
+    }
 
 
 def cli(verb, *arguments, expect=0):

@@ -78,8 +78,6 @@ def assert_close(got: Any, expected: Any, tolerance: float) -> None:
     jax.tree.map(check, got, expected)
 
 
-# Half of LLVM's time, and what it would do is not what is tested.
-QUICK = {"xla_backend_optimization_level": 0}
 # "full" is in the next test, and in those of parity; the rest behind the marker.
 RECOMPUTED = [
     pytest.param(kind, policy, marks=() if now else pytest.mark.slow)
@@ -97,7 +95,7 @@ RECOMPUTED = [
 @pytest.mark.parametrize(("kind", "policy"), RECOMPUTED)
 def test_recomputation_changes_no_value(kind: str, policy: str) -> None:
     params, batch, expected = plain(kind)
-    assert_close(jitted(variant(kind, remat=policy), params, batch, compiler_options=QUICK), expected, 1e-5)
+    assert_close(jitted(variant(kind, remat=policy), params, batch), expected, 1e-5)
 
 
 def test_a_configuration_may_name_every_policy() -> None:

@@ -46,8 +46,7 @@ def start_hosts(count, prepared, output):
     children = []
     for host in range(count):
         environment = os.environ | {
-            # LLVM's optimisations take half of the time.
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count={4 // count} --xla_backend_optimization_level=0",
+            "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={4 // count}",
             "PYTHONPATH": str(CHECKOUT),
             "T5X_INSTRUCT_COORDINATOR": f"127.0.0.1:{port}",
             "T5X_INSTRUCT_NUM_HOSTS": str(count),
@@ -110,7 +109,7 @@ def small_pod(what, who, step=5, *, count=2, timeout=20, grace=60):
     """Runs `pod_member` on a pod; returns the exit codes of all hosts, the pod's, and the lines."""
     lines = []
     command = [sys.executable, "-m", "tests.multidevice.pod_member", what, str(who), str(step), str(timeout)]
-    environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
     run = PodRun(LocalPod(count, 2, grace_seconds=grace), command, lines.append, environment)
     code = run.run()
     return [process.returncode for process in run.processes], code, lines

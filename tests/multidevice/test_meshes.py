@@ -38,9 +38,6 @@ from t5x_instruct.partitioning.arrays import to_global
 from t5x_instruct.partitioning.mesh import MeshConfig
 from t5x_instruct.training.state import place_state
 
-# LLVM's optimisations take half of the time, and come after everything that is tested here.
-QUICK = {"xla_backend_optimization_level": 0}
-
 REPLICA_DATA = Case("decoder", MeshConfig(replica=2, data=4, fsdp=1), micro_batches=3)
 FSDP = Case("t5", MeshConfig(fsdp=8))
 FSDP_MODEL = Case("decoder", MeshConfig(fsdp=4, model=2))
@@ -50,7 +47,7 @@ DEFAULT = (REPLICA_DATA, FSDP_MODEL, FSDP, DATA_FSDP_MODEL)
 
 @functools.cache
 def trained(case):
-    return compile_training(case, QUICK)
+    return compile_training(case)
 
 
 @functools.cache
@@ -85,7 +82,7 @@ SLOW = [
 @pytest.mark.slow
 @pytest.mark.parametrize("case", SLOW, ids=name_of)
 def test_every_mesh_gives_one_device_s_loss_at_every_step(case):
-    curve = loss_curve(compile_training(case, QUICK))
+    curve = loss_curve(compile_training(case))
     assert largest_difference(curve, curve_alone(case.alone())) < TOLERANCE
 
 

@@ -37,7 +37,7 @@ class Pod:
 
     def __init__(self, hosts, devices, arguments, restart=False):
         command = [sys.executable, "-m", "t5x_instruct.cli.main", "train", *arguments]
-        environment = os.environ | {"PYTHONPATH": str(CHECKOUT), "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        environment = os.environ | {"PYTHONPATH": str(CHECKOUT)}
         pod = LocalPod(
             hosts, devices, restart=restart, max_failures=100, backoff_seconds=0.1, healthy_seconds=0, grace_seconds=90
         )

@@ -1,7 +1,6 @@
 """What a golden file of a decoder family says, and what we make of the same model."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,6 @@ from t5x_instruct.losses.cross_entropy import cross_entropy
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
 from tests.checkpoints.tiny_hf import write_tokenizer
 from tests.parity.goldens import Golden, tensors
-
-# Compiling is nearly all that these tests do: half of it is saved.
-FAST_COMPILATION = {"xla_backend_optimization_level": 0}
 
 
 def config_of(golden: Golden, **changes: Any) -> DecoderConfig:
@@ -60,7 +56,7 @@ def measure(golden: Golden) -> dict[str, float]:
         summed = cross_entropy(hidden, head, rows["targets"], rows["weights"]).loss_sum
         return summed, model.logits(params, hidden)
 
-    differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True), compiler_options=FAST_COMPILATION)
+    differentiate = jax.jit(jax.value_and_grad(loss, has_aux=True))
     (value, logits), gradient = differentiate(params)
     starts = np.cumsum([0, *lengths[:-1]])
     expected = [golden["logits"][i, :n] for i, n in enumerate(lengths)]
@@ -90,7 +86,7 @@ def _greedy(model: DecoderModel, params: Any, golden: Golden) -> tuple[float, in
         # The next token is transformers', so that one tie does not end the comparison.
         tokens[row, longest - n :] = [*golden["tokens"][row, :n], *expected[row]]
 
-    @partial(jax.jit, compiler_options=FAST_COMPILATION)
+    @jax.jit
     def step(cache: Any, tokens_BT: jax.Array, positions_BT: jax.Array) -> tuple[jax.Array, Any]:
         hidden, cache = model.step(params, cache, tokens_BT, positions_BT)
         return model.logits(params, hidden)[:, 0].argmax(axis=-1), cache

@@ -29,10 +29,10 @@ def words(verb, settings):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, prepared_root):
-    """A run whose learning rate ruins the model after a while, so that the best step is not the last."""
+    """A run whose learning rate grows until it ruins the model, so that the best step is not the last."""
     folder = tmp_path_factory.mktemp("run")
     settings = SHARED | TRAIN | {"PREPARED_DIR": prepared_root, "MODEL_DIR": folder, "KEEP_BEST": "validation/loss"}
-    settings |= {"LEARNING_RATE": 3.0, "LoopConfig.eval_steps": 2}
+    settings |= {"LEARNING_RATE": 3.0, "WARMUP_STEPS": 5, "LoopConfig.eval_steps": 2}
     assert cli.main([*words("train", settings), "--gin_file=recipes/tiny.gin"]) == 0
     return folder
 

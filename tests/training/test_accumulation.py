@@ -23,13 +23,10 @@ from t5x_instruct.training.optimizers import adamw
 from t5x_instruct.training.state import create_state
 from t5x_instruct.training.step import accumulate, make_eval_step, make_train_step, per_example_weights, supervised_loss
 
-# LLVM's optimisations take half of the time.
-QUICK = {"xla_backend_optimization_level": 0}
-
 
 def check_gradients(kind, loss, normalizer, micro_batches):
-    whole = step_gradient(kind, loss, normalizer, 1, QUICK)
-    parts = step_gradient(kind, loss, normalizer, micro_batches, QUICK)
+    whole = step_gradient(kind, loss, normalizer, 1)
+    parts = step_gradient(kind, loss, normalizer, micro_batches)
     assert gradient_difference(parts, whole) < TOLERANCE
     assert all(np.linalg.norm(leaf) > 0 for leaf in jax.tree.leaves(whole))
 
@@ -58,7 +55,7 @@ def test_a_micro_batch_drops_what_its_own_key_says():
         def gradient(batch, key):
             return accumulate(supervised_loss(model), params, batch, key, micro_batches, NUM_TASKS)[0]
 
-        return jax.jit(gradient).lower(batch, key).compile(QUICK)
+        return jax.jit(gradient).lower(batch, key).compile()
 
     both = compiled(batch, 2)(batch, key)
     halves = [{name: rows[index::2] for name, rows in batch.items()} for index in range(2)]
