@@ -2,8 +2,10 @@
 
 import dataclasses
 import re
+import tempfile
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -120,17 +122,19 @@ class Compiled(NamedTuple):
 
     Attributes:
         executable: None if it does not fit.
+        text: the optimised program; empty if it does not fit.
         message: the compiler's own words if it does not fit.
         seconds: how long it took.
     """
 
     executable: jax.stages.Compiled | None
+    text: str
     message: str
     seconds: float
 
     def program(self, open_trips: int | None = None) -> Program | None:
         """The program; see `Program` for its argument."""
-        return None if self.executable is None else Program(self.executable.as_text() or "", open_trips)
+        return None if self.executable is None else Program(self.text, open_trips)
 
 
 def compile_traced(traced: jax.stages.Traced) -> Compiled:
@@ -141,14 +145,19 @@ def compile_traced(traced: jax.stages.Traced) -> Compiled:
     """
     lowered = traced.lower()
     start = time.monotonic()
-    executable, message = None, ""
-    try:
-        executable = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:
-        message = str(error)
-        if "RESOURCE_EXHAUSTED" not in message:
-            raise ConfigError(f"the TPU compiler refuses this step: {message}") from error
-    return Compiled(executable, message, time.monotonic() - start)
+    executable, text, message = None, "", ""
+    with tempfile.TemporaryDirectory(prefix="t5x_instruct_plan_") as folder:
+        try:
+            executable = lowered.compile({"xla_dump_to": folder, "xla_dump_hlo_as_text": True})
+        except jax.errors.JaxRuntimeError as error:
+            message = str(error)
+            if "RESOURCE_EXHAUSTED" not in message:
+                raise ConfigError(f"the TPU compiler refuses this step: {message}") from error
+        else:
+            # As libtpu writes it: jaxlib's own reading of it (`as_text`) fails where libtpu is newer and a program has
+            # what jaxlib does not know, such as asynchronous operations of several operands on v5p.
+            text = next(Path(folder).glob("*.after_codegen.txt")).read_text()
+    return Compiled(executable, text, message, time.monotonic() - start)
 
 
 def make_plan(

@@ -12,6 +12,7 @@ _BYTES = {"pred": 1, "token": 0, "opaque": 0}  # others say their width in their
 _ARRAY = re.compile(r"([a-z]+\d*[a-z0-9]*)\[([0-9,]*)\](\{[^}]*\})?")
 _WIDTH = re.compile(r"[a-z]+(\d+)")
 _HEADER = re.compile(r"(ENTRY )?%(\S+) \(.*\) -> .* \{$")
+_END = re.compile(r"\}(, execution_thread=.*)?$")
 _CALLED = re.compile(r"(calls|to_apply|body|condition|true_computation|false_computation)=%([^,\s}]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _OPERAND = re.compile(r"%([^\s,()]+)")
@@ -98,7 +99,7 @@ class Program:
     """An optimised program.
 
     Args:
-        text: what `jax.stages.Compiled.as_text` gives.
+        text: of the program, as `jax.stages.Compiled.as_text` gives it too.
         open_trips: how often a loop is taken to run whose condition does not say it; None: there is no such loop.
 
     Raises:
@@ -110,11 +111,11 @@ class Program:
         self.computations: dict[str, Computation] = {}
         self.entry = ""
         name, instructions, root = "", dict[str, Instruction](), ""
-        for line in text.splitlines():
+        for line in _whole_lines(text):
             if header := _HEADER.match(line):
                 name, instructions, root = header[2], {}, ""
                 self.entry = name if header[1] else self.entry
-            elif line.startswith("}") and name:
+            elif _END.match(line) and name:
                 self.computations[name] = Computation(name, instructions, root)
                 name = ""
             elif name and " = " in line:
@@ -295,6 +296,18 @@ def _parameter(computation: Computation, number: int) -> str:
 
 def _in_hbm(buffers: Sequence[Buffer]) -> int:
     return sum(buffer.size for buffer in buffers if not buffer.on_chip)
+
+
+def _whole_lines(text: str) -> Iterator[str]:
+    """The lines of a program; what a kernel's configuration has on lines of its own stands with its instruction."""
+    whole = ""
+    for line in text.splitlines():
+        if line.startswith((" ", "%", "ENTRY ", "HloModule ")) or _END.match(line) or not line:
+            yield whole
+            whole = line
+        else:
+            whole += line
+    yield whole
 
 
 def _parse(line: str) -> Instruction:

@@ -65,6 +65,24 @@ ENTRY %main (a: (u32[], f32[8])) -> (u32[], f32[8]) {{
 """
 
 
+KERNEL = """
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %p = f32[8] parameter(0)
+  %kernel = f32[8] custom-call(%p), custom_call_target="tpu_custom_call", backend_config={"custom_call_config": {
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="attention/kernel"}
+  ROOT %more = f32[8] add(%kernel, %kernel)
+}
+"""
+
+
+def test_a_kernel_s_configuration_on_lines_of_its_own_ends_nothing():
+    """As the attention kernels' are."""
+    (entry,) = Program(KERNEL).computations.values()
+    assert (list(entry.instructions), entry.root) == (["p", "kernel", "more"], "more")
+    assert entry.instructions["kernel"].text.endswith('metadata={op_name="attention/kernel"}')
+
+
 @pytest.mark.parametrize(
     ("grow", "step", "times"), [("add", 1, 9), ("add", 2, 5), ("add", 3, 3), ("multiply", 2, None)]
 )
