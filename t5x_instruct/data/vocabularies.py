@@ -15,6 +15,7 @@ from typing import Any, Protocol, runtime_checkable
 from t5x_instruct.common.errors import DataError, nearest
 from t5x_instruct.common.io import read_json, sha256_of_bytes, write_bytes, write_json
 from t5x_instruct.common.paths import AnyPath, is_bucket
+from t5x_instruct.data.special_tokens import SplitTokens, with_sentinels
 from t5x_instruct.templates.chat import ChatTemplate
 
 TOKENIZER_FILE = "tokenizer.json"
@@ -135,6 +136,11 @@ class TokenizerVocabulary:
             raise DataError(f"{role} {token!r} is not a token of the tokenizer; nearest: {', '.join(close)}")
         return int(token_id)
 
+    @property
+    def tokenizer(self) -> Any:
+        """A copy of the tokenizer."""
+        return type(self._tokenizer).from_str(self._tokenizer.to_str())
+
     def encode(self, text: str) -> list[int]:
         """See `Vocabulary.encode`."""
         return self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids
@@ -169,6 +175,10 @@ class TokenizerVocabulary:
             "pad_token": self.pad_token,
             "clean_up_tokenization_spaces": False,
         }
+        named = (self.eos_token, self.bos_token, self.pad_token)
+        added = sorted(self._tokenizer.get_added_tokens_decoder().items())
+        if others := [token.content for _, token in added if token.special and token.content not in named]:
+            config["additional_special_tokens"] = others
         if self._chat_source is not None:
             config["chat_template"] = self._chat_source
         write_bytes(folder / TOKENIZER_FILE, self._tokenizer.to_str(pretty=True).encode())
@@ -292,12 +302,13 @@ class SentencePieceVocabulary:
     Args:
       model_file: the `.model` file.
       extra_ids: number of sentinels to add (100 for T5).
+      new_tokens: special tokens behind the sentinels, in the order of their ids; `decode` skips them.
 
     Raises:
       DataError: the file is missing, is not a model, or defines no EOS.
     """
 
-    def __init__(self, model_file: str | Path, extra_ids: int = 0):
+    def __init__(self, model_file: str | Path, extra_ids: int = 0, new_tokens: Sequence[str] = ()):
         import sentencepiece
 
         self.model_file, self.extra_ids = Path(model_file), extra_ids
@@ -307,7 +318,7 @@ class SentencePieceVocabulary:
         except OSError as error:
             raise DataError(f"cannot read {self.model_file}: {error.strerror}") from error
         try:
-            content = _with_sentinels(self._content, extra_ids)
+            content = with_sentinels(self._content, extra_ids)
             self._processor = sentencepiece.SentencePieceProcessor(model_proto=content)
         except Exception as error:  # protobuf and sentencepiece raise unrelated types here
             raise DataError(f"{self.model_file} is not a SentencePiece model: {error}") from error
@@ -317,34 +328,36 @@ class SentencePieceVocabulary:
         pad_id, bos_id = self._processor.pad_id(), self._processor.bos_id()
         self.pad_id = pad_id if pad_id >= 0 else self.eos_id
         self.start_id = bos_id if bos_id >= 0 else self.eos_id
-        self.vocab_size = self._processor.get_piece_size()
+        self._new = SplitTokens(new_tokens, self._processor.get_piece_size())
+        self.new_tokens = self._new.tokens
+        self.vocab_size = self._new.first_id + len(self.new_tokens)
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Hash of the model file and the number of sentinels."""
-        return _hash_of(
-            kind="sentencepiece",
-            model=sha256_of_bytes(self._content),
-            extra_ids=self.extra_ids,
-        )
+        """Hash of the model file, the number of sentinels and the new tokens."""
+        more = {"new_tokens": self.new_tokens} if self.new_tokens else {}
+        return _hash_of(kind="sentencepiece", model=sha256_of_bytes(self._content), extra_ids=self.extra_ids, **more)
 
     def encode(self, text: str) -> list[int]:
         """See `Vocabulary.encode`."""
-        return self._processor.encode(_without_surrogates(text), out_type=int)
+        return self._new.encode(_without_surrogates(text), self._processor.encode)
 
     def decode(self, ids: Sequence[int]) -> str:
         """See `Vocabulary.decode`."""
-        return self._processor.decode(_until_eos(ids, self.eos_id, self.vocab_size))
+        return self._processor.decode(_until_eos(ids, self.eos_id, self._new.first_id))
 
     def token_string(self, token_id: int) -> str:
         """See `Vocabulary.token_string`."""
+        if self._new.first_id <= token_id < self.vocab_size:
+            return self.new_tokens[token_id - self._new.first_id]
         return self._processor.id_to_piece(token_id) if token_id < self.vocab_size else f"<{token_id}>"
 
     def save(self, folder: AnyPath) -> None:
-        """Writes `spiece.model` and the number of sentinels."""
+        """Writes `spiece.model`, the number of sentinels and the new tokens."""
         folder.mkdir(parents=True, exist_ok=True)
         write_bytes(folder / SENTENCEPIECE_FILE, self._content)
-        write_json(folder / SENTENCEPIECE_CONFIG_FILE, {"extra_ids": self.extra_ids})
+        config = {"extra_ids": self.extra_ids, "new_tokens": self.new_tokens}
+        write_json(folder / SENTENCEPIECE_CONFIG_FILE, config)
 
 
 def load_vocabulary(spec: str | AnyPath) -> Vocabulary:
@@ -405,7 +418,8 @@ def _load_folder(folder: Path) -> Vocabulary:
         for name in (TOKENIZER_CONFIG_FILE, SENTENCEPIECE_CONFIG_FILE):
             if (folder / name).is_file():
                 extra_ids = _extra_ids(folder / name, extra_ids)
-        return SentencePieceVocabulary(folder / SENTENCEPIECE_FILE, extra_ids)
+        new_tokens = _new_tokens(folder / SENTENCEPIECE_CONFIG_FILE)
+        return SentencePieceVocabulary(folder / SENTENCEPIECE_FILE, extra_ids, new_tokens)
     if (folder / BYTES_FILE).is_file():
         return ByteVocabulary(_extra_ids(folder / BYTES_FILE, 0))
     looked_for = f"{TOKENIZER_FILE}, {SENTENCEPIECE_FILE}, {BYTES_FILE}"
@@ -417,6 +431,14 @@ def _extra_ids(path: Path, default: int) -> int:
     value = content.get("extra_ids", default) if isinstance(content, dict) else None
     if not isinstance(value, int) or not 0 <= value <= MAX_EXTRA_IDS:
         raise DataError(f"{path}: extra_ids must be a number from 0 to {MAX_EXTRA_IDS}, not {value!r}")
+    return value
+
+
+def _new_tokens(path: Path) -> list[str]:
+    content = read_json(path) if path.is_file() else {}
+    value = content.get("new_tokens", []) if isinstance(content, dict) else None
+    if not isinstance(value, list) or not all(isinstance(token, str) and token for token in value):
+        raise DataError(f"{path}: new_tokens must be a list of texts, not {value!r}")
     return value
 
 
@@ -434,19 +456,6 @@ def _chat_source(folder: Path, value: Any) -> str | None:
         return value
     path = folder / "chat_template.jinja"
     return path.read_text(encoding="utf-8") if path.is_file() else None
-
-
-def _with_sentinels(content: bytes, extra_ids: int) -> bytes:
-    if not extra_ids:
-        return content
-    from sentencepiece import sentencepiece_model_pb2
-
-    model = sentencepiece_model_pb2.ModelProto.FromString(content)
-    user_defined = sentencepiece_model_pb2.ModelProto.SentencePiece.USER_DEFINED
-    for i in reversed(range(extra_ids)):
-        # The leading U+2581 makes a sentinel take the space before it, as T5's models expect.
-        model.pieces.add(piece=f"\u2581<extra_id_{i}>", score=0.0, type=user_defined)
-    return model.SerializeToString()
 
 
 def _until_eos(ids: Sequence[int], eos_id: int, vocab_size: int) -> list[int]:

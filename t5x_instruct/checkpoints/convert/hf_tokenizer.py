@@ -41,7 +41,7 @@ def read_hf_vocabulary(folder: Path, config: Mapping[str, Any]) -> Vocabulary:
         if "ByT5" in str(beside.get("tokenizer_class")):
             return ByteVocabulary(_num_sentinels(folder, beside, 125))
         if (folder / SENTENCEPIECE_FILE).is_file():
-            return SentencePieceVocabulary(folder / SENTENCEPIECE_FILE, _num_sentinels(folder, beside, T5_SENTINELS))
+            return _with_added(folder, beside, _num_sentinels(folder, beside, T5_SENTINELS))
         if (folder / TOKENIZER_FILE).is_file():
             return TokenizerVocabulary.load(folder, _end_ids(folder, config))
     except InstructError as error:
@@ -77,14 +77,18 @@ def write_hf_vocabulary(vocabulary: Vocabulary, folder: Path) -> None:
             vocabulary.model_file,
             SENTENCEPIECE_FILE,
         )
+    new_tokens = vocabulary.new_tokens if isinstance(vocabulary, SentencePieceVocabulary) else ()
+    first = vocabulary.vocab_size - len(new_tokens)
     tokens = {role: vocabulary.token_string(getattr(vocabulary, f"{role}_id")) for role in ("eos", "pad")}
     content = {
         "tokenizer_class": names[type(vocabulary)],
         "extra_ids": vocabulary.extra_ids,
-        "additional_special_tokens": [f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)],
+        "additional_special_tokens": [*(f"<extra_id_{i}>" for i in range(vocabulary.extra_ids)), *new_tokens],
         "clean_up_tokenization_spaces": False,
         "unk_token": "<unk>",
     }
+    if new_tokens:
+        content["added_tokens_decoder"] = {str(first + i): _added(token) for i, token in enumerate(new_tokens)}
     write_json(folder / TOKENIZER_CONFIG_FILE, content | {f"{role}_token": token for role, token in tokens.items()})
 
 
@@ -121,6 +125,28 @@ def _num_sentinels(folder: Path, config: Mapping[str, Any], default: int) -> int
         if isinstance(listed, list) and listed:
             return json.dumps(listed).count("<extra_id_")
     return default
+
+
+def _with_added(folder: Path, config: Mapping[str, Any], extra_ids: int) -> SentencePieceVocabulary:
+    """A SentencePiece model with the special tokens that `added_tokens_decoder` has right behind its sentinels."""
+    path = folder / SENTENCEPIECE_FILE
+    vocabulary = SentencePieceVocabulary(path, extra_ids)
+    added = config.get("added_tokens_decoder")
+    tokens: list[str] = []
+    while isinstance(added, dict) and (text := _special_text(added.get(str(vocabulary.vocab_size + len(tokens))))):
+        tokens.append(text)
+    return SentencePieceVocabulary(path, extra_ids, tokens) if tokens else vocabulary
+
+
+def _special_text(entry: Any) -> str | None:
+    text = entry.get("content") if isinstance(entry, dict) and entry.get("special") is True else None
+    return text if isinstance(text, str) else None
+
+
+def _added(token: str) -> dict[str, Any]:
+    """A token as transformers lists those that a tokenizer was given beside its model."""
+    flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False)
+    return {"content": token, **flags, "special": True}
 
 
 def _end_ids(folder: Path, config: Mapping[str, Any]) -> int | None:
