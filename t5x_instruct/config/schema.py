@@ -118,6 +118,12 @@ MACROS: dict[str, Macro] = {
         "pretrained model: GGUF file, MODEL_DIR, ... (None: random)",
         {"train": None, "eval": REQUIRED, "infer": REQUIRED},
     ),
+    "NEW_TOKENS": Macro(
+        _NAMES,
+        "special tokens added to the pretrained vocabulary, e.g. ('<|im_start|>', '<|im_end|>')",
+        {"train": ()},
+        repeatable=True,
+    ),
     "TRAIN_STEPS": Macro(int, "steps, counted from the start of this run", {"train": REQUIRED}, minimum=0),
     "BATCH_SIZE": Macro(int, "rows of a global batch", _by("train", "eval", default=128), minimum=1),
     "EVAL_PERIOD": Macro(int, "steps between evaluations", {"train": 1000}, minimum=1),

@@ -15,6 +15,7 @@ from jax.sharding import Mesh
 from t5x_instruct.checkpoints.adapters import kept_tensors
 from t5x_instruct.checkpoints.placement import place_params
 from t5x_instruct.checkpoints.restore import Source, open_source
+from t5x_instruct.checkpoints.vocabulary_growth import grown
 from t5x_instruct.common.buckets import use_for_epath
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.paths import is_bucket
@@ -22,6 +23,7 @@ from t5x_instruct.common.types import Params
 from t5x_instruct.data.audit import Audit, AuditLimits, check_before_training
 from t5x_instruct.data.converters import Converter, make_converter
 from t5x_instruct.data.loader import Loader
+from t5x_instruct.data.new_tokens import with_conversation, with_new_tokens
 from t5x_instruct.data.prepared import PreparedMixture, ensure_prepared
 from t5x_instruct.data.prompt_formats import make_prompt_format
 from t5x_instruct.data.sharing import Shared, refuse_shared
@@ -77,7 +79,8 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
-        ConfigError: the configuration is not the checkpoint's, or the vocabulary does not fit the model.
+        ConfigError: the configuration is not the checkpoint's, the vocabulary does not fit the model, or it takes no
+            such new tokens.
     """
     if is_bucket(os.environ.get("JAX_COMPILATION_CACHE_DIR", "")):
         use_for_epath()  # before the first compilation
@@ -92,11 +95,18 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
     vocabulary = load_vocabulary(settings.vocabulary) if settings.vocabulary else source and source.vocabulary
     if config is None or vocabulary is None:
         raise ConfigError(f"{source and source.description} has no vocabulary of its own; {NAME_VOCABULARY}")
-    if vocabulary.vocab_size > config.vocab_size:
-        raise ConfigError(
-            f"the vocabulary has {vocabulary.vocab_size} ids, the model's vocab_size is {config.vocab_size}; "
-            f"set it to {-(-vocabulary.vocab_size // 128) * 128} or use the model's own vocabulary"
-        )
+    _check_ids(vocabulary, config)
+    if settings.new_tokens:
+        larger = with_new_tokens(vocabulary, settings.new_tokens)
+        if source is not None:
+            source = grown(source._replace(model_config=config), vocabulary.vocab_size, larger)
+            config = source.model_config
+        vocabulary = larger
+        _check_ids(vocabulary, config)
+    if settings.eos_token is not None or settings.chat_template is not None:
+        vocabulary = with_conversation(vocabulary, settings.eos_token, settings.chat_template)
+        if settings.chat_template is not None and source is not None:
+            source = source._replace(prompt_format=None)  # that of the run it comes from had no such template
     model = _model_of(settings, config)
     if source is None:
 
@@ -108,6 +118,14 @@ def open_model(settings: ModelSettings, seed: int = 0) -> OpenedModel:
     if isinstance(model, LoraModel):
         params_fn = partial(_frozen_with_adapters, model, source, seed)
     return OpenedModel(model, vocabulary, params_fn, source.description, source.step, source)
+
+
+def _check_ids(vocabulary: Vocabulary, config: Any) -> None:
+    if vocabulary.vocab_size > config.vocab_size:
+        raise ConfigError(
+            f"the vocabulary has {vocabulary.vocab_size} ids, the model's vocab_size is {config.vocab_size}; "
+            f"set it to {-(-vocabulary.vocab_size // 128) * 128} or use the model's own vocabulary"
+        )
 
 
 def _model_of(settings: ModelSettings, config: Any) -> Model:
@@ -123,7 +141,9 @@ def _frozen_with_adapters(model: LoraModel, source: Source, seed: int, shardings
 
 
 def planned_model(settings: ModelSettings) -> Model:
-    """The model that a run would train; its checkpoint is opened only if the run does not say its configuration.
+    """The model that a run would train.
+
+    Its checkpoint is opened only if the run does not say its configuration, or adds tokens to its vocabulary.
 
     Args:
         settings: checkpoint or configuration, and overrides.
@@ -132,6 +152,8 @@ def planned_model(settings: ModelSettings) -> Model:
         CheckpointError: the checkpoint is needed and cannot be read.
         ConfigError: the checkpoint has no configuration.
     """
+    if settings.new_tokens:
+        return open_model(settings).model
     config = settings.config
     if config is None and settings.initial_checkpoint_path is not None:
         config = open_source(settings.initial_checkpoint_path).model_config

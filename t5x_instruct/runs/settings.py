@@ -27,6 +27,10 @@ class ModelSettings:
             scratch, with `config` and `vocabulary`.
         config: a model's configuration, e.g. `DecoderConfig`; None: the checkpoint's own.
         vocabulary: what `data.vocabularies.load_vocabulary` takes; None: the checkpoint's own.
+        new_tokens: special tokens that the vocabulary does not have; they get ids at its end, and rows that begin as
+            the mean of the pretrained ones.
+        eos_token: the token that ends an answer, of the vocabulary or a new one; None: the vocabulary's own.
+        chat_template: a file with the Jinja source of a chat template; None: the vocabulary's own, if it has one.
         dtype: compute dtype; None: as configured.
         remat: rematerialisation policy; None: as configured.
         attention: "auto", "plain" or "splash"; None: as configured.
@@ -37,6 +41,9 @@ class ModelSettings:
     initial_checkpoint_path: str | None = None
     config: Any = None
     vocabulary: str | None = None
+    new_tokens: tuple[str, ...] = ()
+    eos_token: str | None = None
+    chat_template: str | None = None
     dtype: str | None = None
     remat: str | None = None
     attention: str | None = None
@@ -44,6 +51,12 @@ class ModelSettings:
     lora: Any = None
 
     def __post_init__(self) -> None:
+        if self.new_tokens and self.lora is not None:
+            raise ConfigError(
+                "NEW_TOKENS with LORA_RANK: adapters leave the embedding frozen, so that the rows of new tokens would "
+                "stay what they begin as, all alike. Train all parameters (LORA_RANK = None); or do so for a few steps "
+                "first, and then adapters with INITIAL_CHECKPOINT_PATH = that MODEL_DIR and no NEW_TOKENS"
+            )
         if self.initial_checkpoint_path is None:
             missing = [name for name in ("config", "vocabulary") if getattr(self, name) is None]
             if missing:

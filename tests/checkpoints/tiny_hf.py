@@ -50,9 +50,9 @@ def write_folder(folder: Path, case: str, kind: str = "F32", **changes: Any) -> 
     return golden
 
 
-def write_tokenizer(folder: Path, **changes: Any) -> None:
-    """Forty words, with a chat template."""
-    words = {token: i for i, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(37))])}
+def write_tokenizer(folder: Path, words_to: int = 37, **changes: Any) -> None:
+    """The special tokens and words (by default 40 ids in all), with a chat template."""
+    words = {token: i for i, token in enumerate([*SPECIAL, *(f"w{i}" for i in range(words_to))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="w0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
     tokenizer.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
