@@ -1,10 +1,11 @@
 """All families that are held against transformers: the tests and the table of docs/checkpoints.md read this list."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.parity import decoder_families
+from tests.parity import decoder_families, encoder_decoder_families
 from tests.parity.goldens import Golden, load
 
 
@@ -56,7 +57,18 @@ def _decoder(title: str, model_type: str) -> Family:
     )
 
 
-FAMILIES = (
+def _encoder_decoder(title: str, golden: str) -> Family:
+    return Family(
+        title,
+        golden,
+        lambda held: Outcome(**encoder_decoder_families.measure(held)),
+        partial(encoder_decoder_families.write_folder, case=golden),
+        encoder_decoder_families.logits_of_export,
+    )
+
+
+#: Tested by test_families.py.
+DECODERS = (
     _decoder("Llama 2, 3.x, SmolLM2", "llama"),
     _decoder("Mistral", "mistral"),
     _decoder("Qwen2.5", "qwen2"),
@@ -69,6 +81,12 @@ FAMILIES = (
     _decoder("PaLM's block (Command R)", "cohere"),
     _decoder("PaLM's block with windows (Command R7B)", "cohere2"),
 )
+#: Tested by test_t5.py and test_hf_export.py.
+ENCODER_DECODERS = (
+    _encoder_decoder("T5Gemma", "t5gemma_tied"),
+    _encoder_decoder("T5Gemma, own head", "t5gemma_untied"),
+)
+FAMILIES = (*DECODERS, *ENCODER_DECODERS)
 
 
 def measured(family: Family) -> Outcome:

@@ -1,4 +1,4 @@
-"""Every family against transformers, from stored files: no torch is needed (see make.py, families.py)."""
+"""Every family of decoders against transformers, from stored files: no torch is needed (see make.py, families.py)."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from t5x_instruct.checkpoints.convert.hf_config import config_from_hf
 from t5x_instruct.checkpoints.convert.hf_export import export_hf
 from t5x_instruct.checkpoints.restore import open_source
 from tests.parity import table
-from tests.parity.families import FAMILIES, Family, Outcome, measured
+from tests.parity.families import DECODERS, FAMILIES, Family, Outcome, measured
 from tests.parity.goldens import GOLDEN, load, tensors
 
-by_family = pytest.mark.parametrize("family", FAMILIES, ids=[family.golden for family in FAMILIES])
+by_family = pytest.mark.parametrize("family", DECODERS, ids=[family.golden for family in DECODERS])
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,11 @@ SAID_OTHERWISE = {
 
 
 def test_golden_files_are_small() -> None:
-    assert all((GOLDEN / f"{family.golden}.npz").stat().st_size < 150_000 for family in FAMILIES)
+    assert all((GOLDEN / f"{family.golden}.npz").stat().st_size < 150_000 for family in DECODERS)
 
 
 def test_texts_go_beyond_every_window_and_context() -> None:
-    for family in FAMILIES:
+    for family in DECODERS:
         golden = load(family.golden)
         values = json.loads(str(golden["config"]))
         said: list[Any] = [values]
