@@ -43,7 +43,8 @@ def test_what_was_read_is_written_bit_for_bit(tmp_path, case):
     assert again.model_config == source.model_config
     assert bits(again.params_fn(None)) == bits(source.params_fn(None))
     assert again.vocabulary.fingerprint == source.vocabulary.fingerprint
-    assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"] == tiny.TEMPLATE
+    if case != tiny.BYT5:  # of bytes there is no template
+        assert json.loads((tmp_path / "out" / "tokenizer_config.json").read_text())["chat_template"] == tiny.TEMPLATE
     assert json.loads((tmp_path / "out" / "generation_config.json").read_text())["eos_token_id"] == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "out"]
 

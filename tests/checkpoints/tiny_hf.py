@@ -12,7 +12,8 @@ from tokenizers import AddedToken, Tokenizer, models, pre_tokenizers
 from tests.parity.goldens import Golden, load, tensors
 
 LLAMA = ("llama_one_kv_head", "llama_tied", "llama_untied")
-T5 = ("t5_1_0", "t5_1_1", "t5_mt5", "t5_tied_gated", "t5_umt5", "t5_umt5_tied")
+BYT5 = "t5_byt5"
+T5 = ("t5_1_0", "t5_1_1", BYT5, "t5_mt5", "t5_tied_gated", "t5_umt5", "t5_umt5_tied")
 T5GEMMA = ("t5gemma_tied", "t5gemma_untied")
 SPECIAL = ["<pad>", "</s>", "<s>"]
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }} {{ m['content'] }}{{ eos_token }}{% endfor %}"
@@ -46,7 +47,11 @@ def write_folder(folder: Path, case: str, kind: str = "F32", **changes: Any) -> 
     save_file(held, folder / "model.safetensors")
     settings = {k: v for k, v in (settings_of(case) | changes).items() if v != "absent"}
     (folder / "config.json").write_text(json.dumps(settings))
-    write_tokenizer(folder)
+    if case == BYT5:
+        content = {"tokenizer_class": "ByT5Tokenizer", "extra_ids": settings["vocab_size"] - 259}
+        (folder / "tokenizer_config.json").write_text(json.dumps(content))
+    else:
+        write_tokenizer(folder)
     return golden
 
 

@@ -1,4 +1,4 @@
-"""All families that are held against transformers: the tests and the table of docs/checkpoints.md read this list."""
+"""All families that are held against transformers: the tests and the table of docs/families.md read this list."""
 
 from collections.abc import Callable
 from functools import partial
@@ -83,8 +83,15 @@ DECODERS = (
 )
 #: Tested by test_t5.py and test_hf_export.py.
 ENCODER_DECODERS = (
+    _encoder_decoder("T5 1.0", "t5_1_0"),
+    _encoder_decoder("T5 1.1, Flan-T5", "t5_1_1"),
+    _encoder_decoder("T5 1.1 with a tied head", "t5_tied_gated"),
+    _encoder_decoder("mT5", "t5_mt5"),
+    _encoder_decoder("umT5", "t5_umt5"),
+    _encoder_decoder("umT5 with a tied head", "t5_umt5_tied"),
+    _encoder_decoder("ByT5", "t5_byt5"),
     _encoder_decoder("T5Gemma", "t5gemma_tied"),
-    _encoder_decoder("T5Gemma, own head", "t5gemma_untied"),
+    _encoder_decoder("T5Gemma with a head of its own", "t5gemma_untied"),
 )
 FAMILIES = (*DECODERS, *ENCODER_DECODERS)
 

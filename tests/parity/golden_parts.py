@@ -10,11 +10,13 @@ import torch
 Arrays = dict[str, np.ndarray]
 NextLogits = Callable[[np.ndarray, list[int]], Any]
 NUM_BEAMS, NEW_TOKENS, LONGEST_PROMPT, PAD_ID = 3, 24, 30, 0
+# Of encoder-decoders: beyond every window and every largest distance.
+INPUT_LENGTHS, TARGETS = np.array([30, 17, 26], np.int32), 25
 
 
 def named(model: Any) -> Iterator[tuple[str, Any]]:
-    """The model's parameters by name, each once."""
-    return model.named_parameters()
+    """The model's parameters by name, each once; without those that are frozen."""
+    return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
 def draw(
@@ -76,6 +78,56 @@ def greedy(next_logits: NextLogits, prompts: list[np.ndarray], steps: int) -> Ar
         generated.append(tokens)
         margins.append(gaps)
     return {"generated": np.array(generated, np.int32), "margins": np.array(margins, np.float32)}
+
+
+def encoder_decoder(
+    model: Any, rng: np.random.Generator, *, vocab_size: int, start_id: int, lowest_id: int = 0
+) -> Arrays:
+    """What every encoder-decoder's file holds: inputs with padding, targets, and what the model makes of them.
+
+    Args:
+        model: a transformers model.
+        rng: draws ids and weights.
+        vocab_size: number of ids.
+        start_id: the decoder's first token.
+        lowest_id: of the ids that are drawn.
+    """
+    rows, longest = len(INPUT_LENGTHS), INPUT_LENGTHS.max()
+    inputs = rng.integers(lowest_id, vocab_size, (rows, longest))
+    mask = np.arange(longest) < INPUT_LENGTHS[:, None]
+    targets = rng.integers(lowest_id, vocab_size, (rows, TARGETS))
+    fed = np.concatenate([np.full((rows, 1), start_id), targets[:, :-1]], axis=1)
+    weights = (rng.random((rows, TARGETS)) < 0.6) * rng.choice([0.5, 1.0, 2.0], (rows, TARGETS))
+    logits = _encoded_decoded(model, inputs, mask, fed)
+    out = {
+        "inputs": inputs.astype(np.int32),
+        "input_lengths": INPUT_LENGTHS,
+        "targets": targets.astype(np.int32),
+        "weights": weights.astype(np.float32),
+    }
+    out |= loss_and_gradients(model, logits, targets, weights)
+    prompts = [inputs[row, :length] for row, length in enumerate(INPUT_LENGTHS)]
+    return out | greedy(next_of_encoder_decoder(model, start_id), prompts, TARGETS)
+
+
+def next_of_encoder_decoder(model: Any, start_id: int) -> NextLogits:
+    """The logits after a prompt that the encoder reads."""
+
+    def next_logits(prompt: np.ndarray, new: list[int]) -> Any:
+        return _encoded_decoded(model, prompt[None], np.ones((1, len(prompt))), np.array([[start_id, *new]]))[0, -1]
+
+    return next_logits
+
+
+def _encoded_decoded(model: Any, inputs: np.ndarray, mask: np.ndarray, fed: np.ndarray) -> Any:
+    decoder = torch.tensor(fed)
+    return model(
+        input_ids=torch.tensor(inputs),
+        attention_mask=torch.tensor(mask).long(),
+        decoder_input_ids=decoder,
+        decoder_attention_mask=torch.ones_like(decoder),
+        use_cache=False,
+    ).logits
 
 
 def beams(model: Any, next_logits: NextLogits, prompts: list[np.ndarray], eos_id: int) -> Arrays:

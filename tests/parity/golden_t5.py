@@ -15,7 +15,7 @@ from transformers import (
     UMT5ForConditionalGeneration,
 )
 
-from tests.parity.golden_parts import PAD_ID, Arrays, beams, draw, greedy, loss_and_gradients
+from tests.parity.golden_parts import PAD_ID, Arrays, beams, draw, encoder_decoder, next_of_encoder_decoder
 
 # `tied_head` and `scale` are ours: transformers ties every T5's head and calls "tied" what scales the decoder's output.
 CASES: dict[str, dict[str, Any]] = {
@@ -118,14 +118,28 @@ CASES: dict[str, dict[str, Any]] = {
         "tied_head": True,
         "scale": True,
     },
+    "t5_byt5": {  # 256 bytes, 3 specials, 5 sentinels
+        "vocab_size": 264,
+        "d_model": 14,
+        "d_kv": 6,
+        "num_heads": 3,
+        "num_layers": 3,
+        "num_decoder_layers": 1,
+        "d_ff": 18,
+        "feed_forward_proj": "gated-gelu",
+        "relative_attention_num_buckets": 10,
+        "relative_attention_max_distance": 15,
+        "layer_norm_epsilon": 2e-2,
+        "decoder_start_token_id": 4,
+        "tied_head": False,
+        "scale": False,
+    },
 }
 CLASSES = {
     "t5": (T5Config, T5ForConditionalGeneration),
     "mt5": (MT5Config, MT5ForConditionalGeneration),
     "umt5": (UMT5Config, UMT5ForConditionalGeneration),
 }
-LENGTHS = np.array([30, 17, 26], np.int32)  # of the inputs: beyond every largest distance
-TARGETS = 25
 BEAM_CASES = ("t5_1_1",)
 BEAM_PROMPTS = [5, 16, 9, 2, 12, 3, 8, 14, 4, 15, 7, 11, 6, 10]
 
@@ -166,36 +180,12 @@ def _stddev(settings: dict[str, Any], name: str, shape: tuple[int, ...]) -> floa
 
 def compute(case: str) -> Arrays:
     """Everything one golden file holds."""
-    model = build(case)
+    settings = CASES[case]
+    model, start_id = build(case), settings["decoder_start_token_id"]
     rng = np.random.default_rng(1_100 + list(CASES).index(case))
-    vocab, start = CASES[case]["vocab_size"], CASES[case]["decoder_start_token_id"]
-    rows = len(LENGTHS)
-    inputs = rng.integers(0, vocab, (rows, LENGTHS.max()))
-    mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
-    targets = rng.integers(0, vocab, (rows, TARGETS))
-    fed = np.concatenate([np.full((rows, 1), start), targets[:, :-1]], axis=1)
-    weights = (rng.random((rows, TARGETS)) < 0.6) * rng.choice([0.5, 1.0, 2.0], (rows, TARGETS))
-    logits = model(
-        input_ids=torch.tensor(inputs),
-        attention_mask=torch.tensor(mask).long(),
-        decoder_input_ids=torch.tensor(fed),
-        use_cache=False,
-    ).logits
-    out = {
-        "settings": np.array(json.dumps(CASES[case])),
-        "inputs": inputs.astype(np.int32),
-        "input_lengths": LENGTHS,
-        "targets": targets.astype(np.int32),
-        "weights": weights.astype(np.float32),
-    }
-    out |= loss_and_gradients(model, logits, targets, weights)
-
-    def next_logits(prompt: np.ndarray, new: list[int]) -> Any:
-        decoder = torch.tensor([[start, *new]])
-        return model(input_ids=torch.tensor(prompt[None]), decoder_input_ids=decoder, use_cache=False).logits[0, -1]
-
-    prompts = [inputs[row, :length] for row, length in enumerate(LENGTHS)]
-    out |= greedy(next_logits, prompts, TARGETS)
+    out = encoder_decoder(model, rng, vocab_size=settings["vocab_size"], start_id=start_id)
+    out |= {"settings": np.array(json.dumps(settings))}
     if case in BEAM_CASES:
-        out |= beams(model, next_logits, [rng.integers(0, vocab, n) for n in BEAM_PROMPTS], eos_id=4)
+        prompts = [rng.integers(0, settings["vocab_size"], n) for n in BEAM_PROMPTS]
+        out |= beams(model, next_of_encoder_decoder(model, start_id), prompts, eos_id=4)
     return out

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from transformers import T5GemmaConfig, T5GemmaForConditionalGeneration, T5GemmaModuleConfig
 
-from tests.parity.golden_parts import PAD_ID, Arrays, draw, greedy, loss_and_gradients
+from tests.parity.golden_parts import PAD_ID, Arrays, draw, encoder_decoder
 
 # The sides differ in every size. Windows are shorter than the inputs and the targets.
 CASES: dict[str, dict[str, Any]] = {
@@ -87,8 +87,6 @@ CASES: dict[str, dict[str, Any]] = {
         },
     },
 }
-LENGTHS = np.array([30, 17, 26], np.int32)  # of the inputs: beyond every window
-TARGETS = 25
 
 
 def build(case: str) -> Any:
@@ -118,40 +116,8 @@ def _stddev(settings: dict[str, Any], name: str, shape: tuple[int, ...]) -> floa
 
 def compute(case: str) -> Arrays:
     """Everything one golden file holds."""
-    model = build(case)
+    settings = CASES[case]
+    vocab_size, start_id = settings["vocab_size"], settings["decoder"]["bos_token_id"]
     rng = np.random.default_rng(1_300 + sorted(CASES).index(case))
-    vocab, start = CASES[case]["vocab_size"], CASES[case]["decoder"]["bos_token_id"]
-    rows = len(LENGTHS)
-    inputs = rng.integers(1, vocab, (rows, LENGTHS.max()))
-    mask = np.arange(LENGTHS.max()) < LENGTHS[:, None]
-    targets = rng.integers(1, vocab, (rows, TARGETS))
-    fed = np.concatenate([np.full((rows, 1), start), targets[:, :-1]], axis=1)
-    weights = (rng.random((rows, TARGETS)) < 0.6) * rng.choice([0.5, 1.0, 2.0], (rows, TARGETS))
-    logits = model(
-        input_ids=torch.tensor(inputs),
-        attention_mask=torch.tensor(mask).long(),
-        decoder_input_ids=torch.tensor(fed),
-        decoder_attention_mask=torch.ones((rows, TARGETS), dtype=torch.long),
-        use_cache=False,
-    ).logits
-    out = {
-        "settings": np.array(json.dumps(CASES[case])),
-        "inputs": inputs.astype(np.int32),
-        "input_lengths": LENGTHS,
-        "targets": targets.astype(np.int32),
-        "weights": weights.astype(np.float32),
-    }
-    out |= loss_and_gradients(model, logits, targets, weights)
-
-    def next_logits(prompt: np.ndarray, new: list[int]) -> Any:
-        decoder = torch.tensor([[start, *new]])
-        return model(
-            input_ids=torch.tensor(prompt[None]),
-            attention_mask=torch.ones((1, len(prompt)), dtype=torch.long),
-            decoder_input_ids=decoder,
-            decoder_attention_mask=torch.ones_like(decoder),
-            use_cache=False,
-        ).logits[0, -1]
-
-    prompts = [inputs[row, :length] for row, length in enumerate(LENGTHS)]
-    return out | greedy(next_logits, prompts, TARGETS)
+    held = encoder_decoder(build(case), rng, vocab_size=vocab_size, start_id=start_id, lowest_id=1)
+    return {"settings": np.array(json.dumps(settings))} | held

@@ -14,34 +14,11 @@ from t5x_instruct.common.trees import flatten_with_names
 from t5x_instruct.losses.cross_entropy import cross_entropy
 from t5x_instruct.models.api import Model
 from t5x_instruct.models.presets import make_model
+from tests.parity.encoder_decoder_families import batch_of, packed
 from tests.parity.goldens import GOLDEN, Golden, cases, config_of, load, tensors
 
 T5 = cases("t5")
 CASES = [*T5, *cases("t5gemma")]
-
-
-def batch_of(golden: Golden) -> dict[str, np.ndarray]:
-    inputs, targets = golden["inputs"], golden["targets"]
-    start = np.full((len(targets), 1), config_of(golden).decoder_start_id, np.int32)
-    return {
-        "encoder_input_tokens": inputs,
-        "encoder_segment_ids": (np.arange(inputs.shape[1]) < golden["input_lengths"][:, None]).astype(np.int32),
-        "decoder_input_tokens": np.concatenate([start, targets[:, :-1]], axis=1),
-    }
-
-
-def packed(golden: Golden) -> dict[str, np.ndarray]:
-    """All rows of the batch in one row, without the encoder's padding."""
-    rows = batch_of(golden)
-    lengths = golden["input_lengths"]
-    targets = rows["decoder_input_tokens"]
-    real = rows.pop("encoder_segment_ids") > 0
-    rows["encoder_input_tokens"] = rows["encoder_input_tokens"][real][None]
-    rows["decoder_input_tokens"] = targets.reshape(1, -1)
-    for side, sizes in (("encoder", lengths), ("decoder", np.full(len(targets), targets.shape[1]))):
-        rows[f"{side}_segment_ids"] = np.repeat(np.arange(1, len(sizes) + 1), sizes)[None].astype(np.int32)
-        rows[f"{side}_positions"] = np.concatenate([np.arange(n) for n in sizes])[None].astype(np.int32)
-    return rows
 
 
 def model_and_params(golden: Golden, **changes: Any) -> tuple[Model, dict[str, Any]]:
