@@ -15,6 +15,7 @@ from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.common.types import DECODER_TARGET_TOKENS
 from t5x_instruct.models.api import Model
+from t5x_instruct.models.layers.splash import Choice
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.plan.collectives import Collective, collectives_of
 from t5x_instruct.plan.flops import flops_of, model_flops
@@ -87,6 +88,7 @@ class Plan:
 
     Attributes:
         step: which step, in words.
+        attention: what reads its rows, and why.
         slices: the slices.
         mesh: sizes of the mesh's axes.
         fits: whether the compiler found room.
@@ -99,10 +101,12 @@ class Plan:
         phases: its parts, one after the other, where it has any: of decoding "prompts" (reading all of them) and
             "token" (one more for each row).
         cache_bytes: the decoder's cache, over all devices; it lies in the temporaries. None where there is none.
+        host_bytes: what a device keeps in the memory of its host (`REMAT` "offloaded"); None if it does not fit.
         compile_seconds: how long the compiler took here.
     """
 
     step: str
+    attention: Choice
     slices: Slices
     mesh: dict[str, int]
     fits: bool
@@ -114,6 +118,7 @@ class Plan:
     work: Work
     phases: Mapping[str, Phase]
     cache_bytes: int | None
+    host_bytes: int | None
     compile_seconds: float
 
 
@@ -162,6 +167,7 @@ def compile_traced(traced: jax.stages.Traced) -> Compiled:
 
 def make_plan(
     step: str,
+    attention: Choice,
     slices: Slices,
     mesh: Mesh,
     compiled: Compiled,
@@ -177,6 +183,7 @@ def make_plan(
 
     Args:
         step: which step, in words.
+        attention: what reads its rows, and why.
         slices: where it is to run.
         mesh: of their devices.
         compiled: the step.
@@ -187,7 +194,7 @@ def make_plan(
         phases: see `Plan`.
         cache_bytes: see `Plan`.
     """
-    memory = None
+    memory = host_bytes = None
     limit = hbm_limit(slices.generation)
     if compiled.executable is not None:
         analysis: Any = compiled.executable.memory_analysis()
@@ -199,11 +206,13 @@ def make_plan(
             results=analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
             code=analysis.generated_code_size_in_bytes,
         )
+        host_bytes = analysis.host_temp_size_in_bytes
     message = compiled.message
     if memory is not None and memory.total > limit:
         message = "the step itself fits, but not beside the optimizer's state"
     return Plan(
         step=step,
+        attention=attention,
         slices=slices,
         mesh=dict(mesh.shape),
         fits=memory is not None and memory.total <= limit,
@@ -215,6 +224,7 @@ def make_plan(
         work=work,
         phases=phases or {},
         cache_bytes=cache_bytes,
+        host_bytes=host_bytes,
         compile_seconds=compiled.seconds,
     )
 
@@ -264,7 +274,10 @@ def plan_training(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 
     )
     params = parts.state.model_params
     rest = device_bytes(parts.state) - device_bytes(params)
-    return make_plan("training step", slices, mesh, compiled, work, params=params, batch=batch, resident=rest)
+    attention = model.attention_choice(run.data.longest_row(model.reads_inputs), mesh)
+    return make_plan(
+        "training step", attention, slices, mesh, compiled, work, params=params, batch=batch, resident=rest
+    )
 
 
 def plan_validation(run: TrainRun, model: Model, slices: Slices, num_tasks: int = 64) -> Plan:
@@ -290,7 +303,10 @@ def plan_validation(run: TrainRun, model: Model, slices: Slices, num_tasks: int 
     flops = flops_of(traced.jaxpr)
     work = Work(flops, flops, traffic, collectives, batch[DECODER_TARGET_TOKENS].size)
     rest = device_bytes(parts.state) - device_bytes(params)
-    return make_plan("validation step", slices, mesh, compiled, work, params=params, batch=batch, resident=rest)
+    attention = model.attention_choice(run.data.longest_row(model.reads_inputs), mesh)
+    return make_plan(
+        "validation step", attention, slices, mesh, compiled, work, params=params, batch=batch, resident=rest
+    )
 
 
 def training_mesh(run: TrainRun, model: Model, slices: Slices) -> Mesh:

@@ -1,6 +1,7 @@
 """A reader of the compiler's optimised program: computations, instructions, and how often each runs."""
 
 import functools
+import itertools
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,7 +83,7 @@ class Computation(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """A computation whose instructions are scheduled: the entry, or the body of a loop.
+    """A computation whose instructions are scheduled: the entry, the body of a loop, or a branch.
 
     Attributes:
         computation: the computation.
@@ -126,7 +127,9 @@ class Program:
             raise DataError("the compiler's program has no entry computation; its text has changed its form")
 
     def frames(self, *, open_loop: bool | None = None) -> list[Frame]:
-        """The entry and every loop's body, with the number of times each runs.
+        """The entry, every loop's body and of every conditional one branch, with the number of times each runs.
+
+        Which branch a conditional takes is not known before it runs: it is taken to be the one that moves the most.
 
         Args:
             open_loop: True: only what runs within loops that end when they like; False: only the rest; None: all.
@@ -134,22 +137,37 @@ class Program:
         Raises:
             DataError: how often a loop runs cannot be read, and `open_trips` is not given.
         """
-        frames: list[Frame] = []
-        todo = [Frame(self.computations[self.entry], 1)]
-        while todo:
-            frame = todo.pop()
-            frames.append(frame)
-            for instruction in frame.computation.instructions.values():
-                called = instruction.called
-                if instruction.opcode == "while":
-                    trips = self.trip_count(instruction)
-                    inside = frame.in_open_loop or trips is None
-                    times = frame.times * (self._trips_of_open(instruction) if trips is None else trips)
-                    todo += [Frame(self.computations[body], times, inside) for body in called["body"]]
-                elif instruction.opcode in ("call", "conditional"):
-                    names = [name for names in called.values() for name in names]
-                    todo += [Frame(self.computations[name], frame.times, frame.in_open_loop) for name in names]
+        frames = self._frames_from(Frame(self.computations[self.entry], 1))
         return [frame for frame in frames if open_loop is None or frame.in_open_loop == open_loop]
+
+    def _frames_from(self, frame: Frame) -> list[Frame]:
+        """A frame and those that it runs."""
+        found = [frame]
+        for instruction in frame.computation.instructions.values():
+            if instruction.opcode not in ("while", "call", "conditional"):
+                continue
+            called = instruction.called
+            if instruction.opcode == "while":
+                trips = self.trip_count(instruction)
+                inside = frame.in_open_loop or trips is None
+                times = frame.times * (self._trips_of_open(instruction) if trips is None else trips)
+                inner = [Frame(self.computations[body], times, inside) for body in called["body"]]
+            else:
+                names = itertools.chain(*called.values())
+                inner = [frame._replace(computation=self.computations[name]) for name in names]
+            below = [self._frames_from(one) for one in inner]
+            found += max(below, key=self._moved) if instruction.opcode == "conditional" else itertools.chain(*below)
+        return found
+
+    def _moved(self, frames: Sequence[Frame]) -> tuple[int, int]:
+        """Bytes to and from HBM, and bytes of all results wherever they lie."""
+        results = sum(
+            frame.times * buffer.size
+            for frame in frames
+            for one in frame.computation.instructions.values()
+            for buffer in one.buffers
+        )
+        return self._traffic(frames), results
 
     def _trips_of_open(self, loop: Instruction) -> int:
         if self._open_trips is None:
@@ -205,9 +223,12 @@ class Program:
 
     def hbm_traffic(self, *, open_loop: bool | None = None) -> int:
         """Bytes that a device moves to and from HBM in one run of the program; see `frames` for its argument."""
+        return self._traffic(self.frames(open_loop=open_loop))
+
+    def _traffic(self, frames: Sequence[Frame]) -> int:
         return sum(
             frame.times * self.hbm_bytes(frame, one)
-            for frame in self.frames(open_loop=open_loop)
+            for frame in frames
             for one in frame.computation.instructions.values()
         )
 

@@ -12,12 +12,15 @@ from t5x_instruct.decoding.generate import trace_generate
 from t5x_instruct.decoding.sampling import GREEDY, Sampling
 from t5x_instruct.decoding.scoring import trace_score_options
 from t5x_instruct.models.api import Model
+from t5x_instruct.models.layers.splash import Choice
 from t5x_instruct.plan.collectives import Collective
 from t5x_instruct.plan.compiled import Phase, Plan, Work, compile_traced, make_plan, sent_and_moved
 from t5x_instruct.plan.flops import flops_of
 from t5x_instruct.plan.topologies import Slices, devices_of
 from t5x_instruct.runs.opening import inference_params
 from t5x_instruct.runs.settings import EvaluationSettings
+
+THROUGH_CACHE = Choice(False, "prompts and answers are read through the cache")
 
 
 def plan_decoding(
@@ -68,6 +71,7 @@ def plan_decoding(
     beams = f", {sampling.num_beams} beams" if sampling.num_beams > 1 else ""
     return make_plan(
         f"decoding of {decoding.rows} rows, prompts of {decoding.prompt_length} tokens, {new_tokens} new tokens{beams}",
+        THROUGH_CACHE,
         slices,
         mesh,
         compiled,
@@ -113,6 +117,7 @@ def plan_scoring(
     options, option_length = scoring.arguments.tokens_BOT.shape[1:]
     return make_plan(
         f"scoring of {rows} prompts of {length} tokens, {options} options of {option_length} tokens each",
+        THROUGH_CACHE,
         slices,
         mesh,
         compiled,

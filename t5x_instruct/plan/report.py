@@ -14,7 +14,8 @@ _GIB = 1 << 30
 
 LEFT_OUT = (
     f"The estimate takes {ACHIEVED:.0%} of the published peaks and full overlap of computing, memory and network. It "
-    "leaves out: input from the hosts, checkpoints and evaluation, waiting between kernels, and rows that are not full."
+    "leaves out: input from the hosts, checkpoints and evaluation, waiting between kernels, and rows that are not "
+    "full. Where the step chooses between branches while it runs, it counts the one that moves the most."
 )
 
 SEARCHED = (
@@ -32,6 +33,8 @@ def as_json(plan: Plan) -> dict[str, Any]:
     seconds = step_seconds(plan) if fits else None
     found: dict[str, Any] = {
         "step": plan.step,
+        "attention": plan.attention.name,
+        "attention_reason": plan.attention.why,
         "topology": plan.slices.name,
         "devices": plan.slices.num_devices,
         "mesh": plan.mesh,
@@ -45,6 +48,7 @@ def as_json(plan: Plan) -> dict[str, Any]:
         "compile_seconds": round(plan.compile_seconds, 1),
         "memory": dataclasses.asdict(plan.memory) if plan.memory else None,
         "cache_bytes": plan.cache_bytes,
+        "host_bytes": plan.host_bytes,
         "hbm_traffic_bytes": plan.work.hbm_traffic if fits else None,
         "collectives": _by_kind(plan.work) if fits else None,
         "step_seconds": seconds,
@@ -89,6 +93,7 @@ def as_text(plan: Plan) -> str:
         f"{plan.slices.name}: {plan.slices.num_chips} chips; mesh {shape}; {plan.num_parameters:,} parameters; "
         f"compiled in {plan.compile_seconds:.0f} s",
         plan.step,
+        str(plan.attention),
         "",
         _verdict(plan),
     ]
@@ -97,6 +102,8 @@ def as_text(plan: Plan) -> str:
     lines += [f"  {name:<12} {size / _GIB:9.3f} GiB" for name, size in vars(plan.memory).items()]
     if plan.cache_bytes is not None:
         lines.append(f"  (the cache, in temporaries: {plan.cache_bytes / _GIB:.3f} GiB over all devices)")
+    if plan.host_bytes:
+        lines.append(f"  (and in the memory of its host: {plan.host_bytes / _GIB:.3f} GiB)")
     lines.append("")
     for name, phase in plan.phases.items():
         lines += [*_time_lines(f"{name}, {phase.times} times", phase.work, plan), ""]
@@ -177,7 +184,8 @@ def trial_line(trial: Trial) -> str:
     """A compiled candidate in one line."""
     one, plan = trial.candidate, trial.plan
     rows = f", rows x{one.row_factor}" if one.row_factor > 1 else ""
-    text = f"{one.slices.name}  {one.shape}, remat {one.remat}, {one.micro_batches} micro-batches{rows}: "
+    text = f"{one.slices.name}  {one.shape}, remat {one.remat}, {one.micro_batches} micro-batches{rows}, "
+    text += f"{plan.attention.name} attention: "
     if trial.seconds is None:
         return text + _verdict(plan)
     price = "" if trial.price is None else f", {trial.price:.3g} a step"

@@ -14,7 +14,7 @@ from tests.plan.small_runs import mesh_plan, small_plan
 pytestmark = pytest.mark.filterwarnings("ignore:Error reading persistent compilation cache")
 
 SHARDED = "MESH={'fsdp': 8}"
-KEYS = {"fits", "hbm_bytes", "hbm_limit_bytes", "step_seconds", "mfu", "collectives"}
+KEYS = {"attention", "attention_reason", "fits", "hbm_bytes", "hbm_limit_bytes", "step_seconds", "mfu", "collectives"}
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,13 @@ def test_what_is_recomputed_is_no_work_of_the_model(small):
     assert again.work.flops > small.work.flops
 
 
+def test_what_is_offloaded_lies_with_the_host(small):
+    offloaded = small_plan("decoder", SHARDED, "REMAT='offloaded'")
+    assert small.host_bytes == 0 < offloaded.host_bytes
+    assert f"memory of its host: {offloaded.host_bytes / 2**30:.3f} GiB" in as_text(offloaded)
+    assert "memory of its host" not in as_text(small)
+
+
 def test_scanned_and_unrolled_layers_send_the_same(small):
     unrolled = small_plan("decoder", SHARDED, "DecoderConfig.scan_layers=False")
     assert unrolled.work.model_flops == small.work.model_flops
@@ -94,6 +101,9 @@ def test_text_and_json_say_the_same(small):
     assert f"MFU {values['mfu']:.1%}" in text
     assert f"(bound by {values['bound_by']})" in text
     assert "leaves out" in text
+    assert values["attention"] == "plain"
+    assert values["attention_reason"] == "64 slots a row are no multiple of 128"
+    assert "\nplain attention: 64 slots a row are no multiple of 128\n" in text
 
 
 def test_several_slices():

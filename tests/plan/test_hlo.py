@@ -162,3 +162,41 @@ def test_permutes_in_both_directions_share_no_wire():
 
     reduced = Collective("all-reduce", 1, 8, 2, "ici", 5.0, "here")
     assert seconds_together([permute(True, 2.0), permute(True, 1.0), permute(False, 2.5), reduced]) == 8.0
+
+
+def test_of_a_conditional_the_branch_that_moves_most_counts(devices):
+    del devices
+    four = devices_of(parse_slices("v5e-4"))
+    mesh = Mesh(np.asarray(four), ("model",), axis_types=(AxisType.Auto,))
+    whole, sharded = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, "model")))
+
+    def dear(x, w):
+        return jnp.tanh(x @ w[0]) @ w[1]
+
+    def cheap(x, w):
+        return x @ w[2]
+
+    def none(x, w):
+        return x
+
+    x = jax.ShapeDtypeStruct((ROWS, 4 * WIDTH), jnp.float32, sharding=sharded)
+    w = jax.ShapeDtypeStruct((3, 4 * WIDTH, 4 * WIDTH), jnp.float32, sharding=sharded)
+    which = jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+
+    def counted(branches):
+        def step(which, x, w):
+            return jax.lax.switch(which, branches, x, w) if len(branches) > 1 else branches[0](x, w)
+
+        text = jax.jit(step, out_shardings=sharded).lower(which, x, w).compile().as_text()
+        assert (" conditional(" in text) == (len(branches) > 1)
+        program = Program(text)
+        found = collectives_of(program, four, CHIPS["v5e"])
+        return program.hbm_traffic(), sum(one.total_bytes for one in found)
+
+    alone, less = counted((dear,)), counted((cheap,))
+    assert alone[1] == 2 * less[1] > 0
+    for branches in ((none, dear, cheap), (cheap, none, dear)):
+        moved, sent = counted(branches)
+        assert sent == alone[1]
+        # What lies on the chip between two products differs a little; all branches together would be more.
+        assert less[0] < moved < alone[0] + less[0]

@@ -60,6 +60,8 @@ def test_prompts_and_tokens_are_told_apart(decoding, model):
 
 def test_the_report_has_the_time_of_a_token(decoding):
     values, text = as_json(decoding), as_text(decoding)
+    assert values["attention"] == "plain"
+    assert "plain attention: prompts and answers are read through the cache" in text
     seconds = estimate(decoding.phases["token"].work, decoding.slices).step_seconds
     assert values["phases"]["token"]["seconds"] == seconds > 0
     assert values["step_seconds"] == step_seconds(decoding)

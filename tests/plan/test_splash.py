@@ -25,4 +25,6 @@ def test_the_step_compiles_with_the_kernel_sharded_over_rows_and_heads():
     model, slices = planned_model(run.model), parse_slices("v5e-4")
     mesh = make_mesh(MeshConfig(**run.mesh), devices_of(slices))
     assert str(model.attention_choice(512, mesh)) == "splash attention: the shape allows it"
-    assert plan_training(run, model, slices).fits
+    plan = plan_training(run, model, slices)
+    assert plan.fits
+    assert plan.attention == (True, "the shape allows it")

@@ -31,8 +31,13 @@ class Choice(NamedTuple):
     splash: bool
     why: str
 
+    @property
+    def name(self) -> str:
+        """In a word: "splash" or "plain"."""
+        return "splash" if self.splash else "plain"
+
     def __str__(self) -> str:
-        return f"{'splash' if self.splash else 'plain'} attention: {self.why}"
+        return f"{self.name} attention: {self.why}"
 
 
 def choose(
