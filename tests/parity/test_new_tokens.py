@@ -18,7 +18,7 @@ from t5x_instruct.models.presets import make_model
 from tests.checkpoints import tiny_hf as tiny
 
 pytestmark = pytest.mark.parity
-NEW = ["<tool>", "<call>", "<end>", *(f"<t{i}>" for i in range(20))]
+NEW = ["<tool>", "<call>", "<end>", *(f"<t{i}>" for i in range(40))]
 TEXTS = [
     "<tool>",
     "w3 <tool> w5<call><end> w4",
