@@ -51,6 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="of a base model with adapters write the adapters alone, in PEFT's format (default: the merged model)",
     )
+    parser.add_argument(
+        "--optimizer_state",
+        action="store_true",
+        help="with --to t5x:FOLDER and a run that was trained with adafactor: its statistics too, as T5X's slots",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -65,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             f"--to {args.to}: adapters are written to a disk; copy them with gcloud storage cp --recursive"
         )
+    if args.optimizer_state and not args.to.startswith("t5x:"):
+        raise ConfigError(f"--optimizer_state: only T5X's layout has it; --to t5x:FOLDER, not {args.to}")
     from t5x_instruct.checkpoints.restore import open_source
 
     source = open_source(args.source)
@@ -78,8 +85,11 @@ def run(args: argparse.Namespace) -> int:
         export_peft(source.adapters, source.model_config, folder)
     elif colon and kind == "t5x":
         from t5x_instruct.checkpoints.convert.t5x_export import export_t5x
+        from t5x_instruct.checkpoints.convert.t5x_slots import run_statistics
 
-        export_t5x(source.tensors, source.model_config, folder, dtype=args.dtype, step=source.step or 0)
+        statistics = run_statistics(source) if args.optimizer_state else None
+        step = source.step or 0
+        export_t5x(source.tensors, source.model_config, folder, dtype=args.dtype, step=step, statistics=statistics)
     elif is_bucket(args.to):
         return _export_to_bucket(args, source)
     else:

@@ -118,6 +118,9 @@ MACROS: dict[str, Macro] = {
         "pretrained model: GGUF file, MODEL_DIR, ... (None: random)",
         {"train": None, "eval": REQUIRED, "infer": REQUIRED},
     ),
+    "INITIAL_OPTIMIZER_STATE": Macro(
+        bool, "go on with the optimizer state of the T5X checkpoint too (Adafactor)", {"train": False}
+    ),
     "NEW_TOKENS": Macro(
         _NAMES,
         "special tokens added to the pretrained vocabulary, e.g. ('<|im_start|>', '<|im_end|>')",

@@ -41,6 +41,7 @@ from t5x_instruct.runs.opening import (
     open_model,
     validation_tasks,
 )
+from t5x_instruct.runs.optimizer_state import initial_optimizer_state
 from t5x_instruct.runs.training_run import TrainRun, run_parts
 from t5x_instruct.training.keep_best import keep_best_by
 from t5x_instruct.training.loop import Trainer
@@ -116,6 +117,7 @@ class _Stages:
         self.model = self.opened.model
         check_fits(self.model, self.data, self.loop.micro_batches, self.mesh)
         self.parts = run_parts(settings, self.model, self.mesh)
+        self.put_optimizer_state = initial_optimizer_state(settings, self.opened, self.parts)
         self.mixture: PreparedMixture = open_data(
             self.data, self.model, self.opened.vocabulary, self.opened.prompt_format, self.evaluation
         )
@@ -142,6 +144,8 @@ class _Stages:
             say(f"{self.opened.description}: {self._sizes()}")
             before = self._evaluate("before", params)
             state = place_state(params, self.parts.optimizer, self.parts.shardings)
+            if self.put_optimizer_state is not None:
+                state = self.put_optimizer_state(state)
         else:
             say(f"going on from the checkpoint of step {resume}")
             state, data_state = self._restored(resume)

@@ -36,6 +36,8 @@ class TrainRun:
         z_loss: factor of the squared log-partition penalty.
         label_smoothing: mass spread over the vocabulary.
         audit: what may be wrong with the data before the run is stopped.
+        initial_optimizer_state: whether the optimizer goes on with the state that the checkpoint has it in (T5X's
+            Adafactor).
     """
 
     model_dir: str
@@ -49,6 +51,7 @@ class TrainRun:
     z_loss: float = 0.0
     label_smoothing: float = 0.0
     audit: AuditLimits = AuditLimits()
+    initial_optimizer_state: bool = False
 
 
 class RunParts(NamedTuple):

@@ -61,12 +61,16 @@ def _dims(axes: tuple[str | None, ...]) -> _Dims:
     return _Dims(own, rows, tuple(dim for dim in own if dim not in rows))
 
 
+def factored_dims(axes: tuple[str | None, ...]) -> Factored:
+    """The dimensions of a parameter with these logical axes that remain in its statistics where it is factored."""
+    dims = _dims(axes)
+    row, column = (tuple(dim for dim in range(len(axes)) if dim not in gone) for gone in (dims.columns, dims.rows))
+    return Factored(row, column)
+
+
 def factored_axes(axes: tuple[str | None, ...]) -> Factored:
     """The logical axes that remain in the statistics of a factored parameter, from which their shardings follow."""
-    dims = _dims(axes)
-    row, column = (
-        tuple(axis for dim, axis in enumerate(axes) if dim not in gone) for gone in (dims.columns, dims.rows)
-    )
+    row, column = (tuple(axes[dim] for dim in kept) for kept in factored_dims(axes))
     return Factored(row, column)
 
 

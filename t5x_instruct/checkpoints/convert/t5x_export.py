@@ -8,8 +8,9 @@ import ml_dtypes
 import numpy as np
 
 from t5x_instruct.checkpoints.convert.new_folder import new_folder, refuse_used
-from t5x_instruct.checkpoints.convert.t5x_folder import INDEX_FILE, PARAMS
+from t5x_instruct.checkpoints.convert.t5x_folder import INDEX_FILE, PARAMS, SLOTS, STEP
 from t5x_instruct.checkpoints.convert.t5x_names import T5xLayout, T5xParam, t5x_params
+from t5x_instruct.checkpoints.convert.t5x_slots import Statistics, stored_slots
 from t5x_instruct.checkpoints.placement import LayerReader, LazyTensor, check_names
 from t5x_instruct.common.errors import CheckpointError, unknown
 from t5x_instruct.common.io import write_bytes
@@ -22,12 +23,18 @@ _CHUNK_BYTES = 64 << 20
 
 
 def export_t5x(
-    tensors: Mapping[str, LazyTensor], config: Any, folder: Path, *, dtype: str = "float32", step: int = 0
+    tensors: Mapping[str, LazyTensor],
+    config: Any,
+    folder: Path,
+    *,
+    dtype: str = "float32",
+    step: int = 0,
+    statistics: Statistics | None = None,
 ) -> None:
     """Writes a model's parameters as T5X keeps them: an index, and a zarr folder for each of its arrays.
 
-    Tensors are read and written one at a time. The folder appears when it is complete. It holds no optimizer slots:
-    T5X trains on from it with ``RestoreCheckpointConfig.fallback_to_scratch = True``, and evaluates it as it is.
+    Tensors are read and written one at a time. The folder appears when it is complete. Without optimizer slots T5X
+    trains on from it with ``RestoreCheckpointConfig.fallback_to_scratch = True``, and evaluates it as it is.
 
     Args:
         tensors: the parameters (`Source.tensors`).
@@ -35,10 +42,12 @@ def export_t5x(
         folder: must not exist, or be empty; T5X finds it by itself if it is named ``checkpoint_STEP``.
         dtype: "float32" or "bfloat16" (rounded to the nearest).
         step: what the index says of the steps it was trained for.
+        statistics: of the run's Adafactor, see `t5x_slots.run_statistics`; then its updates are the step, on which
+            T5X's decay of them depends. None: no slots.
 
     Raises:
-        CheckpointError: another family, the parameters are not the configuration's, the folder exists, or it cannot
-            be written.
+        CheckpointError: another family, the parameters or statistics are not the configuration's, the folder exists,
+            or it cannot be written.
     """
     if dtype not in TYPES:
         raise CheckpointError(unknown("dtype", dtype, TYPES))
@@ -48,14 +57,17 @@ def export_t5x(
     params = list(t5x_params(config, T5xLayout(scanned=False, joined=True)))
     places = {param.ours: _places(param, config.scan_layers) for param in params}
     check_names(tensors, [name for of_param in places.values() for name, _ in of_param])
+    slots = {} if statistics is None else stored_slots(params, config, statistics, places)
     reader = LayerReader(tensors)
     with new_folder(folder) as new:
-        index = {}
+        index: dict[str, Any] = {}
         for param in params:
             for theirs, (ours, layer) in zip(param.theirs, places[param.ours], strict=True):
                 array = param.join(_checked(param, reader.read(ours, layer)))
                 index[f"{PARAMS}/{theirs}"] = _write_array(new, theirs, array.astype(TYPES[dtype]))
-        _write_index(new, index, step)
+        for theirs, arrays in slots.items():  # small, in the index, as T5X has those of matrices
+            index |= {f"{SLOTS}/{theirs}/{slot}": array for slot, array in arrays.items()}
+        _write_index(new, index, step if statistics is None else statistics.updates)
 
 
 def _places(param: T5xParam, scanned: bool) -> list[tuple[str, int | None]]:
@@ -104,5 +116,5 @@ def _write_array(folder: Path, name: str, array: np.ndarray) -> dict[str, Any]:
 def _write_index(folder: Path, named: Mapping[str, Any], step: int) -> None:
     from flax.serialization import msgpack_serialize
 
-    tree = {"version": VERSION, "optimizer": {"state": {"step": np.int32(step)}, **unflatten(named)}}
+    tree = {"version": VERSION, "optimizer": unflatten({STEP: np.int32(step), **named})}
     write_bytes(folder / INDEX_FILE, msgpack_serialize(tree))
