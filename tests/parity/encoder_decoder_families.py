@@ -1,7 +1,6 @@
 """What a golden file of an encoder-decoder says, and what we make of the same model."""
 
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from t5x_instruct.losses.cross_entropy import cross_entropy
 from t5x_instruct.models.api import Model
 from t5x_instruct.models.presets import make_model
 from tests.checkpoints import tiny_hf
-from tests.parity.decoder_families import FAST_COMPILATION
 from tests.parity.goldens import Golden, config_of, tensors
 
 
@@ -47,7 +45,6 @@ def measure(golden: Golden) -> dict[str, float]:
     """The fields of an `Outcome`; the loss and its gradient are those of rows with padding."""
     model = make_model(config_of(golden))
     params = params_from_hf(tensors(golden, "tensor"), model.config)
-    run = partial(jax.jit, compiler_options=FAST_COMPILATION)
 
     def loss(params: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
         hidden = model.hidden(params, batch)
@@ -57,7 +54,7 @@ def measure(golden: Golden) -> dict[str, float]:
     def together(params: Any, batch: Any) -> jax.Array:
         return model.logits(params, model.hidden(params, batch)).reshape(golden["logits"].shape)
 
-    (value, logits), gradient = run(jax.value_and_grad(loss, has_aux=True))(params, batch_of(golden))
+    (value, logits), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch_of(golden))
     theirs = flatten_with_names(params_from_hf(tensors(golden, "grad"), model.config))
     ours = flatten_with_names(gradient)
     assert set(ours) == set(theirs)
@@ -65,7 +62,7 @@ def measure(golden: Golden) -> dict[str, float]:
     clear = golden["margins"] > 1e-3
     return {
         "logits": float(np.abs(logits - golden["logits"]).max()),
-        "packed": float(np.abs(run(together)(params, packed(golden)) - golden["logits"]).max()),
+        "packed": float(np.abs(jax.jit(together)(params, packed(golden)) - golden["logits"]).max()),
         "loss": abs(float(value) / float(golden["loss"]) - 1.0),
         "gradient": max(float(np.linalg.norm(ours[k] - g) / np.linalg.norm(g)) for k, g in theirs.items()),
         "clear": float(clear.mean()),
@@ -81,7 +78,7 @@ def _greedy(model: Model, params: Any, golden: Golden) -> np.ndarray:
     cache = model.init_cache(rows, steps, encoded=encoded, params=params)
     fed = np.concatenate([np.full((rows, 1), model.config.decoder_start_id, np.int32), expected[:, :-1]], axis=1)
 
-    @partial(jax.jit, compiler_options=FAST_COMPILATION)
+    @jax.jit
     def step(cache: Any, tokens_BT: jax.Array, positions_BT: jax.Array) -> tuple[jax.Array, Any]:
         hidden, cache = model.step(params, cache, tokens_BT, positions_BT)
         return model.logits(params, hidden)[:, 0].argmax(axis=-1), cache
