@@ -1,6 +1,7 @@
 """What all encoder-decoders have in common: reading batches, and decoding step by step."""
 
 import abc
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,12 @@ from t5x_instruct.common.types import Batch, Params
 from t5x_instruct.models.api import Cache, Encoded, ReadsInputs
 from t5x_instruct.models.layers.attention import AttentionInputs, KeysValues, KVCache
 from t5x_instruct.models.layers.linear import Linear
+from t5x_instruct.models.layers.norm import RMSNorm
 from t5x_instruct.models.layers.splash import Choice, choose
 from t5x_instruct.models.network import LinenModel, collections_of, empty_cache, slots, tokens_of, write_slots
 from t5x_instruct.partitioning.rules import constrain
+
+_CACHE_AXES = ("layers", "batch", "length", "kv_heads", "kv")
 
 
 class DecoderInputs(NamedTuple):
@@ -22,7 +26,7 @@ class DecoderInputs(NamedTuple):
 
     Attributes:
         own: where the decoder's tokens stand, and the bias between them.
-        cross: where the decoder's and the encoder's tokens stand.
+        cross: where the decoder's and the encoder's tokens stand; `own` if layers have one attention to both.
         encoded_BSD: the encoder's result; None if the layers get their keys and values ready made.
     """
 
@@ -38,11 +42,16 @@ class DecoderShape(NamedTuple):
         num_layers: layers of the decoder.
         num_kv_heads: key/value heads of its attentions.
         head_dim: width of a head.
+        merged: whether layers have one attention, ``self_attention``, to the encoder's tokens and their own; if not,
+            that to the encoder's is called ``encoder_decoder_attention``.
+        key_norm: what normalises its keys; None: nothing.
     """
 
     num_layers: int
     num_kv_heads: int
     head_dim: int
+    merged: bool = False
+    key_norm: RMSNorm | None = None
 
 
 class EncoderDecoderModel(LinenModel, abc.ABC):
@@ -52,8 +61,7 @@ class EncoderDecoderModel(LinenModel, abc.ABC):
     ``*_segment_ids`` (0 is padding; absent: one segment without padding) and ``*_positions`` (absent: 0, 1, 2, ...
     along the row). A decoder token sees the encoder's tokens of its own segment.
 
-    The network has the methods ``encode`` and ``decode``, and in each of the decoder's layers an attention that is
-    called ``encoder_decoder_attention``.
+    The network has the methods ``encode`` and ``decode``; its decoder's layers are as `DecoderShape` says.
     """
 
     @property
@@ -122,7 +130,9 @@ class EncoderDecoderModel(LinenModel, abc.ABC):
 
         Returns:
             What `empty_cache` gives, ``cross_key`` and ``cross_value`` [layers, batch, source, kv heads, head_dim] in
-            the compute dtype, and ``encoder_segments`` int32 [batch, source].
+            the compute dtype, and ``encoder_segments`` int32 [batch, source]. Where layers have one attention, what
+            `empty_cache` gives for ``source + max_length`` slots, of which the encoder's tokens hold the first, and
+            ``elsewhere`` int32 [batch, source + max_length], 1 in these.
 
         Raises:
             ValueError: `encoded` or `params` is missing, or `encoded` has another number of rows.
@@ -133,25 +143,43 @@ class EncoderDecoderModel(LinenModel, abc.ABC):
         rows = encoded.segments_BS.shape[0]
         if rows != batch_size:
             raise ValueError(f"the encoder has read {rows} rows, the cache is for {batch_size}")
+        projected = {name: self._projected(params, encoded.hidden_BSD, name) for name in ("key", "value")}
+        if shape.merged:
+            return self._merged_cache(max_length, encoded.segments_BS, projected)
         cache = empty_cache(c, shape.num_layers, shape.num_kv_heads, batch_size, max_length)
-        for name in ("key", "value"):
-            cache[f"cross_{name}"] = self._projected(params, encoded.hidden_BSD, name)
-        return cache | {"encoder_segments": encoded.segments_BS}
+        cross = {f"cross_{name}": array for name, array in projected.items()}
+        return cache | cross | {"encoder_segments": encoded.segments_BS}
+
+    def _merged_cache(self, max_length: int, segments_BS: jax.Array, projected: Mapping[str, jax.Array]) -> Cache:
+        """A cache whose first slots hold the encoder's tokens."""
+        shape, (B, S) = self._decoder_shape, segments_BS.shape
+        cache = empty_cache(self.config, shape.num_layers, shape.num_kv_heads, B, S + max_length)
+        positions_BX = cache["positions"].at[:, :S].set(jnp.where(segments_BS == 1, 0, -1))
+        elsewhere_BX = jnp.zeros_like(positions_BX).at[:, :S].set(1)
+        cache |= {"index": jnp.full((), S, jnp.int32), "positions": positions_BX, "elsewhere": elsewhere_BX}
+        for name, new_LBSKH in projected.items():
+            cache[name] = constrain(cache[name].at[:, :, :S].set(new_LBSKH), _CACHE_AXES)
+        return cache
 
     def _projected(self, params: Params, encoded_BSD: jax.Array, name: str) -> jax.Array:
         """Keys or values of all layers, [layers, batch, source, kv heads, head_dim]."""
         c, shape = self.config, self._decoder_shape
+        attention = "self_attention" if shape.merged else "encoder_decoder_attention"
 
-        def variables(part: Params) -> Any:
+        def variables(part: Params, module: str) -> Any:
             decoder = part.get("decoder", {})
             numbered = ["layers"] if c.scan_layers else [f"layers_{i}" for i in range(shape.num_layers)]
-            each = [decoder.get(layer, {}).get("encoder_decoder_attention", {}).get(name, {}) for layer in numbered]
+            each = [decoder.get(layer, {}).get(attention, {}).get(module, {}) for layer in numbered]
             return each[0] if c.scan_layers else jax.tree.map(lambda *x: jnp.stack(x), *each)
 
+        def all_layers(module: str) -> dict[str, Any]:
+            return {collection: variables(part, module) for collection, part in collections_of(params).items()}
+
         linear = Linear((shape.num_kv_heads, shape.head_dim), ("embed",), ("kv_heads", "kv"), jnp.dtype(c.dtype))
-        all_layers = {collection: variables(part) for collection, part in collections_of(params).items()}
-        projected_LBSKH: jax.Array = jax.vmap(lambda layer: linear.apply(layer, encoded_BSD))(all_layers)
-        return constrain(projected_LBSKH, ("layers", "batch", "length", "kv_heads", "kv"))
+        projected_LBSKH: jax.Array = jax.vmap(lambda layer: linear.apply(layer, encoded_BSD))(all_layers(name))
+        if name == "key" and shape.key_norm is not None:
+            projected_LBSKH = jax.vmap(shape.key_norm.apply)(all_layers("key_norm"), projected_LBSKH)
+        return constrain(projected_LBSKH, _CACHE_AXES)
 
     def step(
         self, params: Params, cache: Cache, tokens_BT: jax.Array, positions_BT: jax.Array, *, prefix: bool = False
@@ -162,14 +190,16 @@ class EncoderDecoderModel(LinenModel, abc.ABC):
             ValueError: more new tokens than the cache has slots.
         """
         positions_BS = write_slots(cache, "positions", positions_BT)
+        keys = slots(positions_BS)._replace(elsewhere=cache.get("elsewhere"))
+        projected = None if self._decoder_shape.merged else KeysValues(cache["cross_key"], cache["cross_value"])
         hidden_BTD, kv = self._run(
             params,
             None,
             tokens_BT,
             slots(positions_BT),
-            slots(positions_BS),
-            KeysValues(cache["cross_key"], cache["cross_value"]),
-            cache["encoder_segments"],
+            keys,
+            projected,
+            cache.get("encoder_segments"),
             KVCache(cache["key"], cache["value"], cache["index"]),
             method="decode",
         )

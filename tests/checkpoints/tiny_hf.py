@@ -15,6 +15,7 @@ LLAMA = ("llama_one_kv_head", "llama_tied", "llama_untied")
 BYT5 = "t5_byt5"
 T5 = ("t5_1_0", "t5_1_1", BYT5, "t5_mt5", "t5_tied_gated", "t5_umt5", "t5_umt5_tied")
 T5GEMMA = ("t5gemma_tied", "t5gemma_untied")
+T5GEMMA2 = ("t5gemma2_tied", "t5gemma2_untied")
 SPECIAL = ["<pad>", "</s>", "<s>"]
 TEMPLATE = "{{ bos_token }}{% for m in messages %}{{ m['role'] }} {{ m['content'] }}{{ eos_token }}{% endfor %}"
 FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
@@ -22,7 +23,9 @@ FLOAT_TYPES = {"F32": np.float32, "F16": np.float16, "BF16": ml_dtypes.bfloat16}
 
 def settings_of(case: str) -> dict[str, Any]:
     """`config.json` of a golden model, as transformers writes it."""
-    settings = json.loads(str(load(case)["settings"]))
+    settings = json.loads(str(load(case)["config" if case in T5GEMMA2 else "settings"]))
+    if case in T5GEMMA2:
+        return settings
     if case in LLAMA:
         theta = settings.pop("rope_theta")
         more = {

@@ -14,6 +14,7 @@ from t5x_instruct.decoding.prompts import PREFILL_PIECE, Prompts, reader_of
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.presets import make_model
 from t5x_instruct.models.t5 import T5Config
+from t5x_instruct.models.t5gemma import GemmaStack, T5GemmaConfig
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import tree_shardings
 
@@ -41,12 +42,43 @@ T5: dict[str, Any] = COMMON | {
     "scale_decoder_outputs": False,
     "decoder_start_id": 3,
 }
+STACK = GemmaStack(
+    emb_dim=16,
+    num_layers=2,
+    num_heads=2,
+    num_kv_heads=1,
+    head_dim=8,
+    mlp_dim=24,
+    activation="silu",
+    rope_theta=1e4,
+    local_rope_theta=1e2,
+    query_pre_attn_scalar=6.0,
+    attention_soft_cap=None,
+    layer_windows=(3, 0),
+    norm_epsilon=1e-5,
+    qk_norm=True,
+)
+MERGED = T5GemmaConfig(
+    vocab_size=VOCAB,
+    encoder=STACK,
+    decoder=STACK,
+    tie_embeddings=False,
+    logits_soft_cap=None,
+    decoder_start_id=3,
+    vocab_multiple=8,
+    embedding_init_stddev=1.0,
+    attention_chunk=16,
+    merged_attention=True,
+    share_embeddings=True,
+    encoder_window="centered",
+)
 
 
 CONFIGS: dict[str, Any] = {
     "causal": DecoderConfig(**DECODER),
     "prefix": DecoderConfig(**DECODER, prefix_lm=True),
     "encoder": T5Config(**T5),
+    "merged": MERGED,
 }
 
 
@@ -84,10 +116,10 @@ def case(kind: str) -> Case:
         batch = {"encoder_input_tokens": source, "encoder_segment_ids": segments, "decoder_input_tokens": tokens}
         return np.asarray(forward(batch))[0, : len(answer) + 1, :VOCAB]
 
-    return Case(model, params, of_t5 if kind == "encoder" else of_decoder)
+    return Case(model, params, of_t5 if model.reads_inputs == "encoder" else of_decoder)
 
 
-@pytest.fixture(params=["prefix", "encoder"])
+@pytest.fixture(params=["prefix", "encoder", "merged"])
 def reader(request: Any) -> Case:
     return case(request.param)
 
@@ -162,8 +194,9 @@ def test_beams_score_with_their_cache_what_their_answers_score_without(reader: C
     np.testing.assert_allclose(scores_B[: len(prompts)], expected[batch.indices], rtol=1e-4)
 
 
-def test_a_mesh_changes_nothing_for_an_encoder_and_beams() -> None:
-    model, params, _ = case("encoder")
+@pytest.mark.parametrize("kind", ["encoder", "merged"])
+def test_a_mesh_changes_nothing_for_an_encoder_and_beams(kind: str) -> None:
+    model, params, _ = case(kind)
     mesh = make_mesh(MeshConfig(data=2, fsdp=2, model=2))
     spread = jax.device_put(params, tree_shardings(params, model.param_axes(), mesh))
     prompts = random_ids([5, 11, 12, 3])
@@ -176,6 +209,7 @@ def test_beams_copy_only_what_new_tokens_are_in() -> None:
     for kind, expected in (
         ("causal", {"index": (None, None), "positions": (0, 1), "key": (1, 2), "value": (1, 2)}),
         ("encoder", {"cross_key": (1, None), "cross_value": (1, None), "encoder_segments": (0, None)}),
+        ("merged", {"index": (None, None), "key": (1, 2), "value": (1, 2)}),
     ):
         model, params, _ = case(kind)
         prompts = Prompts(np.zeros((2, 16), np.int32), np.zeros((2, 16), np.int32))

@@ -16,9 +16,9 @@ from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import DEFAULT_RULES, activation_rules, tree_shardings
 from tests.models import tiny
 
-KINDS = ("decoder", "t5")
+KINDS = ("decoder", "t5", "merged")
 # Layers of several kinds: what holds for a stack of these holds for one of equal layers.
-STACKS = ("pattern", "t5")
+STACKS = ("pattern", "t5", "merged")
 
 
 class Result(NamedTuple):
@@ -88,6 +88,8 @@ RECOMPUTED = [
         ("t5", "minimal", False),
         ("t5", "save_dots", True),
         ("t5", "offloaded", True),
+        ("merged", "minimal", False),
+        ("merged", "offloaded", False),
     )
 ]
 

@@ -1,7 +1,7 @@
 """Models small enough to compile in a second, with every constant off its usual value.
 
 The kinds are "decoder", "prefix" (a decoder whose inputs see one another), "pattern" (a decoder with all that only some
-families have) and "t5".
+families have), "t5" and "merged" (an encoder-decoder whose decoder has one attention to the inputs and itself).
 """
 
 from typing import Any
@@ -13,6 +13,7 @@ from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.layers.rope import RopeScaling
 from t5x_instruct.models.presets import make_model
 from t5x_instruct.models.t5 import T5Config
+from t5x_instruct.models.t5gemma import GemmaStack, T5GemmaConfig
 
 VOCAB = 37
 
@@ -53,6 +54,37 @@ _T5: dict[str, Any] = {
     "embedding_init_stddev": 0.7,
     "attention_chunk": 4,
 }
+_STACK: dict[str, Any] = {
+    "emb_dim": 16,
+    "num_layers": 2,
+    "num_heads": 4,
+    "num_kv_heads": 2,
+    "head_dim": 6,
+    "mlp_dim": 20,
+    "activation": "gelu_tanh",
+    "rope_theta": 300.0,
+    "local_rope_theta": 40.0,
+    "query_pre_attn_scalar": 9.0,
+    "attention_soft_cap": None,
+    "layer_windows": (3, 0),
+    "norm_epsilon": 1e-3,
+    "qk_norm": True,
+}
+_MERGED: dict[str, Any] = {
+    "vocab_size": VOCAB,
+    "encoder": GemmaStack(**_STACK | {"layer_windows": (4, 0)}),
+    "decoder": GemmaStack(**_STACK | {"num_layers": 3}),
+    "tie_embeddings": False,
+    "logits_soft_cap": 5.0,
+    "decoder_start_id": 3,
+    "vocab_multiple": 1,
+    "embedding_init_stddev": 0.7,
+    "attention_chunk": 4,
+    "merged_attention": True,
+    "share_embeddings": True,
+    "encoder_window": "centered",
+    "end_of_image_id": 9,
+}
 #: Layers of different kinds, with windows that the examples go beyond.
 PATTERN: dict[str, Any] = {
     "num_layers": 3,
@@ -77,6 +109,8 @@ PATTERN: dict[str, Any] = {
 def config(kind: str = "decoder", /, **changes: Any) -> Any:
     if kind == "t5":
         return T5Config(**(_T5 | changes))
+    if kind == "merged":
+        return T5GemmaConfig(**(_MERGED | changes))
     of_kind = {"prefix": {"prefix_lm": True}, "pattern": PATTERN}.get(kind, {})
     return DecoderConfig(**(_DECODER | of_kind | changes))
 
@@ -122,7 +156,7 @@ def with_inputs(row: dict[str, np.ndarray], sizes: list[int]) -> dict[str, np.nd
 def some_batch(kind: str, rows: int = 1) -> dict[str, np.ndarray]:
     """Rows of three packed examples, with padding; their tokens differ."""
     examples = [tokens(n, seed=n) for n in (5, 7, 3)]
-    if kind == "t5":
+    if kind in ("t5", "merged"):
         pairs = [(tokens(n, seed=20 + n), example) for n, example in zip((6, 9, 2), examples, strict=True)]
         row = packed_pairs(pairs, 20, 17)
     else:

@@ -1,6 +1,5 @@
 """What a golden file of a decoder family says, and what we make of the same model."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,21 +7,20 @@ import jax
 import numpy as np
 from safetensors.numpy import save_file
 
-from t5x_instruct.checkpoints.convert.hf_config import config_from_hf
 from t5x_instruct.checkpoints.convert.hf_names import params_from_hf
 from t5x_instruct.common.trees import flatten_with_names
 from t5x_instruct.losses.cross_entropy import cross_entropy
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
 from tests.checkpoints.tiny_hf import write_tokenizer
+from tests.parity import goldens
 from tests.parity.goldens import Golden, tensors
 
 
 def config_of(golden: Golden, **changes: Any) -> DecoderConfig:
     """Our configuration, from `config.json` as transformers writes it."""
-    values = json.loads(str(golden["config"]))
-    config = config_from_hf(values, own_head=not values["tie_word_embeddings"], where="golden")
+    config = goldens.config_of(golden, **({"attention_chunk": 128} | changes))
     assert isinstance(config, DecoderConfig)
-    return DecoderConfig(**(vars(config) | {"attention_chunk": 128} | changes))
+    return config
 
 
 def rows_of(golden: Golden) -> dict[str, np.ndarray]:

@@ -92,6 +92,8 @@ ENCODER_DECODERS = (
     _encoder_decoder("ByT5", "t5_byt5"),
     _encoder_decoder("T5Gemma", "t5gemma_tied"),
     _encoder_decoder("T5Gemma with a head of its own", "t5gemma_untied"),
+    _encoder_decoder("T5Gemma 2 (text)", "t5gemma2_tied"),
+    _encoder_decoder("T5Gemma 2 (text) with a head of its own", "t5gemma2_untied"),
 )
 FAMILIES = (*DECODERS, *ENCODER_DECODERS)
 

@@ -1,11 +1,13 @@
 """Reading the golden files, without torch (what they hold: make.py)."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from t5x_instruct.checkpoints.convert.hf_config import config_from_hf
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.t5 import T5Config
 from t5x_instruct.models.t5gemma import GemmaStack, T5GemmaConfig
@@ -30,6 +32,11 @@ def tensors(golden: Golden, kind: str) -> Golden:
 
 
 def config_of(golden: Golden, **changes: Any) -> Any:
+    """Our configuration; the vocabulary is not padded unless `changes` say so."""
+    if "config" in golden:
+        values = json.loads(str(golden["config"]))
+        config = config_from_hf(values, own_head=not values.get("tie_word_embeddings", True), where="golden")
+        return dataclasses.replace(config, **({"vocab_multiple": 1} | changes))
     settings = json.loads(str(golden["settings"]))
     if "decoder" in settings:
         return t5gemma_config(settings, changes)

@@ -6,13 +6,14 @@ Each file holds a tiny random model, inputs, and what transformers makes of them
 default, and positions and distances go far, so that a constant that is not read shows. Read a file with
 ``numpy.load(path, allow_pickle=False)``. In all files:
 
-- ``config`` (decoder families): JSON, `config.json` as transformers writes it.
-- ``settings`` (Llama, T5): JSON, the configuration by transformers' names. T5's ``tied_head`` and ``scale`` say whether
-  the head is the embedding and whether the decoder's output is multiplied by ``d_model ** -0.5``.
-- ``tensor/NAME``, ``grad/NAME``: weights, and the gradient of the loss by them, under transformers' names.
+- ``config`` (decoder families, T5Gemma 2): JSON, `config.json` as transformers writes it.
+- ``settings`` (Llama, T5, T5Gemma): JSON, the configuration by transformers' names. T5's ``tied_head`` and ``scale``
+  say whether the head is the embedding and whether the decoder's output is multiplied by ``d_model ** -0.5``.
+- ``tensor/NAME``, ``grad/NAME``: weights, and the gradient of the loss by them, under transformers' names; of
+  T5Gemma 2 the text part's.
 - Decoder families: ``tokens`` int32 [batch, length], of which row b's first ``lengths[b]`` are no padding; logits of
   padding are 0.
-- Llama: ``tokens``, ``positions`` int32 [batch, length]. T5 and T5Gemma: ``inputs`` int32 [batch, source], of which
+- Llama: ``tokens``, ``positions`` int32 [batch, length]. T5, T5Gemma (2): ``inputs`` int32 [batch, source], of which
   row b's first ``input_lengths[b]`` are no padding; the decoder is fed the start id and the targets but the last.
 - ``targets`` int32 and ``weights`` float32 [batch, length]; ``logits`` [batch, length, vocab]; ``loss``, the weighted
   sum of cross-entropies.
@@ -41,9 +42,10 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.parity import golden_decoders, golden_llama, golden_t5, golden_t5gemma
+from tests.parity import golden_decoders, golden_llama, golden_t5, golden_t5gemma, golden_t5gemma2
 
-MAKERS = {case: maker.compute for maker in (golden_llama, golden_t5, golden_t5gemma) for case in maker.CASES}
+_MAKERS = (golden_llama, golden_t5, golden_t5gemma, golden_t5gemma2)
+MAKERS = {case: maker.compute for maker in _MAKERS for case in maker.CASES}
 MAKERS |= {f"decoder_{family}": golden_decoders.compute for family in golden_decoders.CASES}
 
 

@@ -1,4 +1,4 @@
-"""T5 and T5Gemma against transformers', from stored files: no torch is needed (see make.py)."""
+"""T5, T5Gemma and T5Gemma 2 against transformers', from stored files: no torch is needed (see make.py)."""
 
 from functools import partial
 from typing import Any
@@ -18,7 +18,7 @@ from tests.parity.encoder_decoder_families import batch_of, packed
 from tests.parity.goldens import GOLDEN, Golden, cases, config_of, load, tensors
 
 T5 = cases("t5")
-CASES = [*T5, *cases("t5gemma")]
+CASES = [*T5, *cases("t5gemma"), *cases("t5gemma2")]
 
 
 def model_and_params(golden: Golden, **changes: Any) -> tuple[Model, dict[str, Any]]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from t5x_instruct.checkpoints.convert.hf_decoders import DECODERS, decoder_to_hf, read_decoder
 from t5x_instruct.checkpoints.convert.hf_settings import ACTIVATIONS, Settings
-from t5x_instruct.checkpoints.convert.hf_t5gemma import read_t5gemma, t5gemma_to_hf
+from t5x_instruct.checkpoints.convert.hf_t5gemma import read_t5gemma, read_t5gemma2, t5gemma_to_hf
 from t5x_instruct.checkpoints.convert.hf_tables import ModelConfig
 from t5x_instruct.common.errors import CheckpointError, ConfigError, unknown
 from t5x_instruct.models.decoder import DecoderConfig
@@ -13,7 +13,7 @@ from t5x_instruct.models.t5 import T5Config
 from t5x_instruct.models.t5gemma import T5GemmaConfig
 
 CONFIG_FILE = "config.json"
-_T5GEMMA = "t5gemma"
+_T5GEMMA = {"t5gemma": read_t5gemma, "t5gemma2": read_t5gemma2}
 
 
 def config_from_hf(values: Mapping[str, Any], *, own_head: bool, where: str) -> ModelConfig:
@@ -30,15 +30,15 @@ def config_from_hf(values: Mapping[str, Any], *, own_head: bool, where: str) -> 
             have; all that were found.
     """
     model_type = values.get("model_type")
-    valid = (*_T5, _T5GEMMA, *DECODERS)
+    valid = (*_T5, *_T5GEMMA, *DECODERS)
     if not isinstance(model_type, str) or model_type not in valid:
         raise CheckpointError(f"{where}: {unknown('model_type', str(model_type), valid)}")
     settings = Settings(values)
     family: type[ModelConfig]
     if model_type in DECODERS:
         family, fields = DecoderConfig, read_decoder(settings, model_type)
-    elif model_type == _T5GEMMA:
-        family, fields = T5GemmaConfig, read_t5gemma(settings)
+    elif model_type in _T5GEMMA:
+        family, fields = T5GemmaConfig, _T5GEMMA[model_type](settings)
     else:
         family, fields = T5Config, _T5[model_type](settings, own_head)
     settings.check_rest()

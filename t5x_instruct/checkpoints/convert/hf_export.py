@@ -4,6 +4,7 @@ import json
 import os
 import struct
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -81,6 +82,8 @@ def export_hf(
     refuse_used(folder)
     settings = config_to_hf(config, context_length) | special_ids(vocabulary) | {"dtype": dtype}
     entries = _entries(tensors, config, own_head=not settings["tie_word_embeddings"])
+    fillers = layout_of(config).fillers
+    entries += [_Entry(name, HfTensor(name, shape, shape, _same, _same), name, None) for name, shape in fillers.items()]
     generation = special_ids(vocabulary)
     if isinstance(config, T5Config | T5GemmaConfig):
         generation |= {"decoder_start_token_id": config.decoder_start_id}
@@ -88,7 +91,15 @@ def export_hf(
         write_json(new / CONFIG_FILE, settings)
         write_json(new / GENERATION_FILE, generation)
         write_hf_vocabulary(vocabulary, new)
-        _write_tensors(new, entries, tensors, TYPES[dtype], max_file_bytes)
+        _write_tensors(new, entries, {**tensors, **_zeros(fillers)}, TYPES[dtype], max_file_bytes)
+
+
+def _zeros(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, LazyTensor]:
+    return {name: LazyTensor(shape, [partial(np.zeros, shape, np.float32)], False) for name, shape in shapes.items()}
+
+
+def _same(array: np.ndarray) -> np.ndarray:
+    return array
 
 
 def _entries(tensors: Mapping[str, LazyTensor], config: ModelConfig, own_head: bool) -> list[_Entry]:
@@ -109,7 +120,8 @@ def _entries(tensors: Mapping[str, LazyTensor], config: ModelConfig, own_head: b
         if config.tie_embeddings and own_head and param.theirs[0] == layout.copies.get(HEAD):
             names.append(HEAD)  # transformers makes a head of its own where the file says so, and wants its numbers
         entries += [
-            _Entry(name, param.tensor, param.name, i if param.stacked else None) for i, name in enumerate(names)
+            _Entry(layout.to_file(name), param.tensor, param.name, i if param.stacked else None)
+            for i, name in enumerate(names)
         ]
     return entries
 

@@ -8,9 +8,9 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 _MOST_LAYERS = 100_000
 
 
-def layer_count(s: Settings) -> int:
+def layer_count(s: Settings, default: int | None = None) -> int:
     """``num_hidden_layers``; 1 if that is no number of layers, which is noted."""
-    layers: int = s.take("num_hidden_layers", int)
+    layers: int = s.take("num_hidden_layers", int, default)
     if layers > _MOST_LAYERS:  # a damaged file: their kinds alone would fill the memory
         s.problem(f"num_hidden_layers is {layers}, more than {_MOST_LAYERS:,}")
         return 1

@@ -1,5 +1,7 @@
 """Our parameters from tensors under Hugging Face's names. NumPy only."""
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -19,6 +21,8 @@ from t5x_instruct.common.errors import CheckpointError, nearest
 from t5x_instruct.common.trees import unflatten
 
 _SHOWN, _HINTS = 100, 20
+
+log = logging.getLogger(__name__)
 
 
 class HfTensors(Protocol):
@@ -48,13 +52,15 @@ def lazy_params(tensors: HfTensors, config: ModelConfig) -> dict[str, LazyTensor
     Args:
         tensors: under the names that the `state_dict` of `LlamaForCausalLM` or `T5ForConditionalGeneration` has.
             Copies of the embedding (``lm_head.weight`` beside a tied head, T5's ``encoder.embed_tokens.weight``) are
-            ignored where they equal it.
+            ignored where they equal it. Tensors of a part that we do not have (T5Gemma 2's vision tower) are left out,
+            and a warning counts them.
         config: sizes; layers are stacked if its layers are scanned, the vocabulary's padding rows are zero.
 
     Raises:
         CheckpointError: tensors are missing, unknown or of the wrong shape (all are listed), or a copy differs.
     """
     layout = layout_of(config)
+    tensors = _Known(tensors, layout)
     _check(tensors.shapes, layout)
     _check_copies(tensors, layout)
 
@@ -122,6 +128,25 @@ def owns_head(tensors: HfTensors) -> bool:
     if HEAD not in tensors.shapes or embedding is None:
         return HEAD in tensors.shapes
     return tensors.shapes[HEAD] != tensors.shapes[embedding] or not tensors.equal(HEAD, embedding)
+
+
+class _Known:
+    """Tensors under the names that a layout gives them, without those that it leaves out."""
+
+    def __init__(self, tensors: HfTensors, layout: HfLayout):
+        self._tensors = tensors
+        left_out = Counter(one for name in tensors.shapes for one in layout.left_out if name.startswith(one))
+        if left_out:
+            parts = ", ".join(f"{one}* ({count})" for one, count in left_out.items())
+            log.warning("%d tensors are left out on purpose, only texts are read: %s", left_out.total(), parts)
+        self._names = {layout.from_file(name): name for name in tensors.shapes if not name.startswith(layout.left_out)}
+        self.shapes = {known: tensors.shapes[name] for known, name in self._names.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        return self._tensors.read(self._names[name])
+
+    def equal(self, name: str, other: str) -> bool:
+        return self._tensors.equal(self._names[name], self._names[other])
 
 
 class _InMemory:

@@ -8,6 +8,7 @@ from t5x_instruct.checkpoints.convert.hf_settings import Settings
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.models.decoder import DecoderConfig
 from t5x_instruct.models.layers.rope import ROPE_SCALINGS, RopeScaling
+from t5x_instruct.models.t5gemma import GemmaStack
 
 # Their names of a scaling's fields.
 _THEIRS = {
@@ -116,11 +117,11 @@ def _attention_factor(inside: Settings, factor: float) -> float:
     return given
 
 
-def write_ropes(c: DecoderConfig, *, by_layer: bool = False) -> dict[str, Any]:
+def write_ropes(c: DecoderConfig | GemmaStack, *, by_layer: bool = False) -> dict[str, Any]:
     """The inverse of `read_ropes`, in both ways of saying it.
 
     Args:
-        c: the configuration.
+        c: the configuration, or one stack's.
         by_layer: whether layers with a window have ropes of their own.
     """
     scaling = {"rope_type": "default"}

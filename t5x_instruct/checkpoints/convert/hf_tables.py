@@ -5,7 +5,7 @@ Hugging Face stores every matrix as [out, in], we store [in, out].
 
 import math
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,12 +61,32 @@ class HfLayout(NamedTuple):
         stacks: the layers.
         copies: tensors that a file may hold besides, equal to another: name -> the other's name.
         unused: tensors that a file may hold besides and that no computation reads.
+        left_out: beginnings of the names of tensors that are not read on purpose: those of parts that we do not have.
+        fillers: tensors of such parts that a file has to hold all the same: name -> shape; written as zeros.
+        in_files: beginnings of names that are others in files: the model's -> the files'. Both are read.
     """
 
     top: Mapping[str, HfTensor]
     stacks: tuple[HfStack, ...]
     copies: Mapping[str, str]
     unused: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    fillers: Mapping[str, tuple[int, ...]] = {}
+    in_files: Mapping[str, str] = {}
+
+    def to_file(self, name: str) -> str:
+        """The name that a tensor has in files."""
+        for ours, theirs in self.in_files.items():
+            if name.startswith(ours):
+                return theirs + name.removeprefix(ours)
+        return name
+
+    def from_file(self, name: str) -> str:
+        """The inverse of `to_file`; the model's own names stay."""
+        for ours, theirs in self.in_files.items():
+            if name.startswith(theirs) and not name.startswith((ours, *self.left_out)):
+                return ours + name.removeprefix(theirs)
+        return name
 
 
 ModelConfig = DecoderConfig | T5Config | T5GemmaConfig
@@ -203,29 +223,71 @@ def _t5_sublayers(c: T5Config, names: tuple[str, ...]) -> dict[str, HfTensor]:
 
 
 def t5gemma_layout(c: T5GemmaConfig) -> HfLayout:
-    """The tensors of `T5GemmaForConditionalGeneration`; a tied head has none."""
-    table = "model.{}.embed_tokens.weight"
-    top = {
-        table.format("encoder"): _rows("encoder_embedder/embedding", c.vocab_size, c.encoder.emb_dim, c.vocab_rows),
-        table.format("decoder"): _rows("token_embedder/embedding", c.vocab_size, c.decoder.emb_dim, c.vocab_rows),
-    }
-    if not c.tie_embeddings:
+    """The tensors of `T5GemmaForConditionalGeneration` or, with merged attention, of T5Gemma 2's text part.
+
+    A tied head has none, nor has a decoder whose embeddings the encoder shares.
+    """
+    at = {"encoder": "model.encoder.text_model" if c.merged_attention else "model.encoder", "decoder": "model.decoder"}
+    tables = {side: f"{path}.embed_tokens.weight" for side, path in at.items()}
+    ends = {side: f"{path}.embed_tokens.eoi_embedding" for side, path in at.items()}
+    ours = {"encoder": ("encoder_embedder", "encoder_end_of_image"), "decoder": ("token_embedder", "end_of_image")}
+    top, copies = {}, {}
+    if c.share_embeddings:  # the encoder's stand in files
+        ours = {"encoder": ours["decoder"]}
+        copies = {tables["decoder"]: tables["encoder"]}
+        if c.end_of_image_id is not None:
+            copies[ends["decoder"]] = ends["encoder"]
+    for side, (table, end) in ours.items():
+        width = getattr(c, side).emb_dim
+        top[tables[side]] = _rows(f"{table}/embedding", c.vocab_size, width, c.vocab_rows)
+        if c.end_of_image_id is not None:
+            top[ends[side]] = _vector(f"{end}/embedding", width)
+    if c.tie_embeddings:
+        copies[GEMMA_HEAD] = copies.get(tables["decoder"], tables["decoder"])
+    else:
         top[GEMMA_HEAD] = _columns("decoder/logits_dense/kernel", c.vocab_size, c.decoder.emb_dim, c.vocab_rows)
-    for side, stack in (("encoder", c.encoder), ("decoder", c.decoder)):
-        top[f"model.{side}.norm.weight"] = _vector(f"{side}/{side}_norm/scale", stack.emb_dim)
-    encoder = _gemma_sublayers(c.encoder, {"self_attn": "attention"})
+    for side, path in at.items():
+        top[f"{path}.norm.weight"] = _vector(f"{side}/{side}_norm/scale", getattr(c, side).emb_dim)
+    stacks = (
+        HfStack(at["encoder"] + ".layers.{i}.", "encoder", c.encoder.num_layers, _gemma_encoder(c)),
+        HfStack(at["decoder"] + ".layers.{i}.", "decoder", c.decoder.num_layers, _gemma_decoder(c)),
+    )
+    layout = HfLayout(top, stacks, copies)
+    return layout._replace(**_beside_the_text(c.encoder.emb_dim)) if c.merged_attention else layout
+
+
+def _beside_the_text(width: int) -> dict[str, Any]:
+    """Of T5Gemma 2's layout what concerns the part that reads images; the fillers are those of `NO_VISION`."""
+    tower, projector = "model.encoder.vision_tower.", "model.encoder.multi_modal_projector."
+    return {
+        "in_files": {"model.encoder.text_model.": "model.encoder."},
+        "left_out": (tower, projector),
+        "fillers": {
+            f"{tower}embeddings.patch_embedding.weight": (1, 3, 1, 1),
+            f"{tower}embeddings.patch_embedding.bias": (1,),
+            f"{tower}embeddings.position_embedding.weight": (1, 1),
+            f"{tower}post_layernorm.weight": (1,),
+            f"{tower}post_layernorm.bias": (1,),
+            f"{projector}mm_input_projection_weight": (1, width),
+            f"{projector}mm_soft_emb_norm.weight": (1,),
+        },
+    }
+
+
+def _gemma_encoder(c: T5GemmaConfig) -> dict[str, HfTensor]:
+    return _gemma_sublayers(c.encoder, {"self_attn": "attention"})
+
+
+def _gemma_decoder(c: T5GemmaConfig) -> dict[str, HfTensor]:
+    if c.merged_attention:
+        return _gemma_sublayers(c.decoder, {"self_attn": "self_attention"})
     both = {"self_attn": "self_attention", "cross_attn": "encoder_decoder_attention"}
-    decoder = _gemma_sublayers(c.decoder, both)
+    tensors = _gemma_sublayers(c.decoder, both)
     # Keys and values of attention to the encoder are made of what is as wide as the encoder.
     s, width = c.decoder, c.encoder.emb_dim
     pattern = "cross_attn.{}_proj.weight"
     wide = _attention(pattern, both["cross_attn"], width, s.num_heads, s.num_kv_heads, s.head_dim)
-    decoder |= {name: wide[name] for name in (pattern.format("k"), pattern.format("v"))}
-    stacks = (
-        HfStack("model.encoder.layers.{i}.", "encoder", c.encoder.num_layers, encoder),
-        HfStack("model.decoder.layers.{i}.", "decoder", c.decoder.num_layers, decoder),
-    )
-    return HfLayout(top, stacks, {GEMMA_HEAD: table.format("decoder")} if c.tie_embeddings else {})
+    return tensors | {name: wide[name] for name in (pattern.format("k"), pattern.format("v"))}
 
 
 def _gemma_sublayers(s: GemmaStack, attentions: Mapping[str, str]) -> dict[str, HfTensor]:
@@ -243,6 +305,8 @@ def _gemma_sublayers(s: GemmaStack, attentions: Mapping[str, str]) -> dict[str, 
             tensors[f"{when}_{theirs}_layernorm.weight"] = _vector(f"{when}_{norm}_layer_norm/scale", D)
     for theirs, ours in attentions.items():
         tensors |= _attention(f"{theirs}.{{}}_proj.weight", ours, D, s.num_heads, s.num_kv_heads, s.head_dim)
+        for name in ("query", "key") if s.qk_norm else ():
+            tensors[f"{theirs}.{name[0]}_norm.weight"] = _vector(f"{ours}/{name}_norm/scale", s.head_dim)
     return tensors
 
 

@@ -30,11 +30,27 @@ class Tokens(NamedTuple):
         positions: int32 [batch, length], order within a segment.
         inputs: of keys only, int32 [batch, length]: where 1, the whole segment sees the key, the tokens before it too;
             None: nowhere.
+        elsewhere: of keys only, int32 [batch, length]: where 1, the key is another text's (the encoder's), which has
+            no place among the queries: its segment sees it whatever the positions and the window; None: nowhere.
     """
 
     segments: jax.Array
     positions: jax.Array
     inputs: jax.Array | None = None
+    elsewhere: jax.Array | None = None
+
+    def after(self, source_segments_BS: jax.Array) -> "Tokens":
+        """Keys of the encoder's tokens and, after them, these."""
+
+        def joined(source_BS: jax.Array, own_BT: jax.Array) -> jax.Array:
+            return jnp.concatenate([source_BS.astype(jnp.int32), own_BT], axis=1)
+
+        nowhere_BS, own_BT = jnp.zeros_like(source_segments_BS), jnp.zeros_like(self.segments)
+        return Tokens(
+            joined(source_segments_BS, self.segments),
+            joined(nowhere_BS, self.positions),
+            elsewhere=joined(nowhere_BS + 1, own_BT),
+        )
 
 
 class KVCache(NamedTuple):
@@ -87,8 +103,8 @@ def attend(
     """Softmax attention within segments.
 
     A query sees the keys of its own segment that stand at its position or before, or, if not `causal`, all of them;
-    of these those within the `window`. Padding is seen by nothing and sees nothing, nor does a query whose segment has
-    no keys see anything: their result is zero.
+    of these those within the `window`; and all keys of its segment that stand elsewhere. Padding is seen by nothing and
+    sees nothing, nor does a query whose segment has no keys see anything: their result is zero.
 
     Args:
         q_BTNH: queries [batch, T, heads, head_dim], already scaled.
@@ -159,12 +175,13 @@ def _seen(queries: Tokens, keys: Tokens, causal: bool, window: Window | None) ->
     if not causal and window is None:
         return seen
     behind_BTS = queries.positions[:, :, None] - keys.positions[:, None, :]
+    near = seen
     if causal:
         before = behind_BTS >= 0
-        seen &= before if keys.inputs is None else before | (keys.inputs > 0)[:, None, :]
+        near &= before if keys.inputs is None else before | (keys.inputs > 0)[:, None, :]
     if window is not None:
-        seen &= (behind_BTS <= window.behind) & (behind_BTS >= -window.ahead)
-    return seen
+        near &= (behind_BTS <= window.behind) & (behind_BTS >= -window.ahead)
+    return near if keys.elsewhere is None else near | (seen & (keys.elsewhere > 0)[:, None, :])
 
 
 @jax.custom_vjp
@@ -230,7 +247,8 @@ class AttentionInputs(NamedTuple):
 
     Attributes:
         queries: of the tokens of this call.
-        keys: of all that can be attended to: the same tokens, the cache's slots, or the encoder's tokens.
+        keys: of all that can be attended to: the same tokens, the cache's slots, the encoder's tokens, or these before
+            the same tokens.
         rotation: of the queries' positions, where positions are rotary. If layers are of several kinds: with one more
             axis in front, of all rotations that any layer has.
         bias_NL: where positions are a bias, see `attend`.
@@ -305,6 +323,7 @@ class Attention(nn.Module):
         layer: Any = None,
         source: jax.Array | KeysValues | None = None,
         kind: LayerKind | None = None,
+        before_BSD: jax.Array | None = None,
     ) -> tuple[jax.Array, KVCache | None]:
         """Maps [batch, length, embed] to the same shape.
 
@@ -315,6 +334,8 @@ class Attention(nn.Module):
             layer: of the cache.
             source: what keys and values are made of, [batch, source, embed]; or the keys and values; None: `x_BTD`.
             kind: of this layer; None: there is one window and one rotation.
+            before_BSD: the encoder's result, if it is attended to besides, [batch, source, embed]: its keys and values
+                are projected as the own ones are but not turned, and stand before them. A cache holds them already.
 
         Returns:
             The result and the cache.
@@ -324,18 +345,17 @@ class Attention(nn.Module):
         if rotation is not None and kind is not None:
             number = kind.rotation if len(rotation.cos_BTh) > 1 else 0
             rotation = jax.tree.map(lambda x: x[number], rotation)
-        q_BTNH = self._project(x_BTD, rotation, "query", 1.0 if self.scaled else scale)
+        q_BTNH = self._projection("query", 1.0 if self.scaled else scale)(x_BTD, rotation)
         if isinstance(source, KeysValues):
             k_BSKH, v_BSKH = source
         else:
-            of_BSD = x_BTD if source is None else source
-            k_BSKH, v_BSKH = (self._project(of_BSD, rotation, name) for name in ("key", "value"))
+            k_BSKH, v_BSKH = self._keys_values(x_BTD if source is None else source, rotation, before_BSD)
         if cache is not None:
             k_BSKH, v_BSKH, cache = cache.updated(layer, k_BSKH, v_BSKH)
         if self.scaled:
             q_BTNH *= jnp.asarray(scale, self.dtype)
         v_BSKH = nn.Dropout(self.dropout_rate, broadcast_dims=(-1,), deterministic=self.deterministic)(v_BSKH)
-        whole_row = self.causal and cache is None and source is None
+        whole_row = self.causal and cache is None and source is None and before_BSD is None
         out_BTNH = self._attended(q_BTNH, k_BSKH, v_BSKH, inputs, 0 if kind is None else kind.window, whole_row)
         out = Linear((x_BTD.shape[-1],), ("heads", "kv"), ("embed",), self.dtype, use_bias=self.out_bias, name="out")
         return out(out_BTNH), cache
@@ -391,21 +411,34 @@ class Attention(nn.Module):
             obstacle="" if inputs.bias_NL is None and inputs.keys.inputs is None else "scores are not only causal",
         ).splash
 
-    def _project(self, x_BTD: jax.Array, rotation: Rotation | None, name: str, init_scale: float = 1.0) -> jax.Array:
+    def _keys_values(
+        self, own_BTD: jax.Array, rotation: Rotation | None, before_BSD: jax.Array | None
+    ) -> tuple[jax.Array, jax.Array]:
+        projections = self._projection("key"), self._projection("value")
+        own = [project(own_BTD, rotation) for project in projections]
+        if before_BSD is not None:
+            before = [project(before_BSD, None) for project in projections]
+            own = [jnp.concatenate(pair, axis=1) for pair in zip(before, own, strict=True)]
+        k_BSKH, v_BSKH = own
+        return k_BSKH, v_BSKH
+
+    def _projection(self, name: str, init_scale: float = 1.0) -> Callable[[jax.Array, Rotation | None], jax.Array]:
+        """From [batch, length, embed] and the rotation of its positions to heads; all uses share the parameters."""
         heads, axis = (self.num_heads, "heads") if name == "query" else (self.num_kv_heads, "kv_heads")
         out_axes = (axis, "kv")
         linear = Linear(
             (heads, self.head_dim), ("embed",), out_axes, self.dtype, init_scale, use_bias=self.qkv_bias, name=name
         )
-        projected_BTKH = linear(x_BTD)
-        if self.qk_norm is not None and name != "value":
-            norm = self.qk_norm(name=f"{name}_norm")
-            if self.qk_norm_over == "head":
+        norm = None if self.qk_norm is None or name == "value" else self.qk_norm(name=f"{name}_norm")
+
+        def project(x_BTD: jax.Array, rotation: Rotation | None) -> jax.Array:
+            projected_BTKH = linear(x_BTD)
+            if norm is not None and self.qk_norm_over == "head":
                 projected_BTKH = norm(projected_BTKH)
-            else:
+            elif norm is not None:
                 flat_BTX = projected_BTKH.reshape(*projected_BTKH.shape[:2], -1)
                 projected_BTKH = norm(flat_BTX).reshape(projected_BTKH.shape)
-        projected_BTKH = constrain(projected_BTKH, ("batch", "length", *out_axes))
-        if rotation is None or name == "value":
-            return projected_BTKH
-        return rotate(projected_BTKH, rotation)
+            projected_BTKH = constrain(projected_BTKH, ("batch", "length", *out_axes))
+            return projected_BTKH if rotation is None or name == "value" else rotate(projected_BTKH, rotation)
+
+        return project

@@ -34,3 +34,22 @@ class Embed(nn.Module):
         )
         x_BTD = jnp.take(table_VD, tokens_BT, axis=0, mode="clip").astype(self.dtype)
         return constrain(x_BTD, ("batch", "length", "activation_embed"))
+
+
+class OneEmbedding(nn.Module):
+    """The embedding of one token that has its own beside the table.
+
+    Attributes:
+        features: its width.
+        dtype: of the result; the parameter is float32.
+    """
+
+    features: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self) -> jax.Array:
+        """The [features] vector."""
+        draw_zeros = nn.with_logical_partitioning(nn.initializers.zeros_init(), ("norm",))
+        vector_D: jax.Array = self.param("embedding", draw_zeros, (self.features,), jnp.float32)
+        return vector_D.astype(self.dtype)
