@@ -156,7 +156,9 @@ class Program:
                 names = itertools.chain(*called.values())
                 inner = [frame._replace(computation=self.computations[name]) for name in names]
             below = [self._frames_from(one) for one in inner]
-            found += max(below, key=self._moved) if instruction.opcode == "conditional" else itertools.chain(*below)
+            if instruction.opcode == "conditional":
+                below = [max(below, key=self._moved)]
+            found += itertools.chain(*below)
         return found
 
     def _moved(self, frames: Sequence[Frame]) -> tuple[int, int]:
