@@ -359,7 +359,7 @@ def _open_model_dir(path: AnyPath) -> Source:
     folder, named = _split_step(path)
     config = config_from_dict(_read_object(folder / MODEL_FILE))
     vocabulary = load_vocabulary(folder / TOKENIZER_FOLDER)
-    prompt_format = _saved_prompt_format(folder / PROMPT_FORMAT_FILE)
+    prompt_format = saved_prompt_format(folder / PROMPT_FORMAT_FILE)
     with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
         step, chosen = _chosen_step(checkpoints, named)
         saved = checkpoints.saved_tree(step)
@@ -449,8 +449,8 @@ def _model_dir_tensors(path: AnyPath) -> dict[str, StoredTensor]:
     return {name: StoredTensor(spec.shape, spec.dtype, spec.num_bytes, lay.get(name)) for name, spec in saved.items()}
 
 
-def _saved_prompt_format(path: AnyPath) -> str | None:
-    """The prompt format of a run; None where it did not write one."""
+def saved_prompt_format(path: AnyPath) -> str | None:
+    """The prompt format that a run wrote down, by its file; None where it did not."""
     if not path.exists():
         return None
     name = _read_object(path).get("prompt_format")

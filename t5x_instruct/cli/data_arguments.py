@@ -75,11 +75,12 @@ def add_vocabulary_arguments(parser: argparse.ArgumentParser, **vocabulary: Any)
     )
     parser.add_argument(
         "--prompt_format",
-        choices=("auto", "plain", "eos", "chat", "chat_each"),
+        choices=("auto", "plain", "line", "eos", "chat", "chat_each"),
         default="auto",
-        help="what the model is given: the text, the text and the end token (encoder-decoders), or a user turn of the "
-        "chat template (chat_each: for prefix-LMs and encoder-decoders, one reply of a conversation an example); auto: "
-        "chat if the vocabulary has a chat template, else plain (default)",
+        help="what the model is given: the text, the text and a line break (decoders without chat template), the text "
+        "and the end token (encoder-decoders), or a user turn of the chat template (chat_each: for prefix-LMs and "
+        "encoder-decoders, one reply of a conversation an example); auto: chat if the vocabulary has a chat template, "
+        "else line (default)",
     )
 
 

@@ -29,6 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--length_penalty", type=float, default=0.6, help="with beams: more favours longer answers (default: 0.6)"
     )
+    parser.add_argument(
+        "--raw",
+        action="store_true",
+        help="pass prompts on as they are, without the prompt format: a pretrained model goes on with the text",
+    )
     parser.add_argument("--shots", type=int, default=0, metavar="K", help="put K exemplars of --exemplars in front")
     parser.add_argument("--exemplars", metavar="TASK", help="task whose training examples are the exemplars")
     parser.add_argument(
@@ -59,7 +64,7 @@ def _run(args: argparse.Namespace, config: Any) -> int:
     from t5x_instruct.common import hosts
     from t5x_instruct.runs.infer import Inference, Request, read_requests, write_answers
 
-    chosen = ("temperature", "top_k", "top_p", "num_beams", "length_penalty", "shots")
+    chosen = ("temperature", "top_k", "top_p", "num_beams", "length_penalty", "shots", "raw")
     arguments = {name: getattr(args, name) for name in chosen}
     if args.exemplars is not None:
         arguments["exemplars"] = _exemplars(args, seed=config.instantiate("SEED"))

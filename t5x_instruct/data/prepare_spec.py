@@ -25,7 +25,7 @@ class PrepareSpec:
       mixture: name of a seqio mixture or task.
       modules: module names or `.py` paths that register it.
       vocabulary: what `load_vocabulary` opens.
-      prompt_format: 'plain', 'eos' or 'chat' (see `make_prompt_format`); applies to `inputs` of tasks that
+      prompt_format: 'plain', 'line', 'eos' or 'chat' (see `make_prompt_format`); applies to `inputs` of tasks that
         follow the model, the EOS of 'eos' to those of all tasks.
       splits: splits to render where a task has them. 'train' is never rendered for held-out tasks.
       hold_out: clusters, tasks or mixtures (their tasks) that are evaluated and never trained on. Clusters related to

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 
 from t5x_instruct.common.errors import ConfigError, unknown
 from t5x_instruct.data.vocabularies import TOKENIZER_CONFIG_FILE, Vocabulary
-from t5x_instruct.templates.chat import ChatFormat, EosFormat, Message, PlainFormat, PromptFormat, Tools
+from t5x_instruct.templates.chat import ChatFormat, EosFormat, LineFormat, Message, PlainFormat, PromptFormat, Tools
 
-PROMPT_FORMATS = ("plain", "eos", "chat", "chat_each")
+PROMPT_FORMATS = ("plain", "line", "eos", "chat", "chat_each")
+_OF_TEXT: dict[str, type[PlainFormat]] = {form.name: form for form in (PlainFormat, LineFormat, EosFormat)}
 PROBES = ("a", "Z.", "7 !", "of the\n", "(é)")
 
 
@@ -20,20 +21,20 @@ def default_prompt_format(vocabulary: Vocabulary, reads_inputs: str) -> str:
 
     Returns:
         'chat' if the vocabulary has a chat template ('chat_each' for models that read inputs both ways), else 'eos'
-        for an encoder, else 'plain'.
+        for an encoder, else 'line'.
     """
     if vocabulary.chat_template is not None:
         return "chat" if reads_inputs == "causal" else "chat_each"
-    return "eos" if reads_inputs == "encoder" else "plain"
+    return "eos" if reads_inputs == "encoder" else "line"
 
 
 def make_prompt_format(name: str, vocabulary: Vocabulary) -> PromptFormat:
     """The way an instruction becomes what a model is given.
 
     Args:
-        name: 'plain' (the text itself), 'eos' (the text and the end token), 'chat' (one user turn of the
-            vocabulary's chat template) or 'chat_each' (the same prompts; of a conversation one example for each reply,
-            see `ChatFormat.shares_examples`).
+        name: 'plain' (the text itself), 'line' (the text and a line break), 'eos' (the text and the end token), 'chat'
+            (one user turn of the vocabulary's chat template) or 'chat_each' (the same prompts; of a conversation one
+            example for each reply, see `ChatFormat.shares_examples`).
         vocabulary: the model's.
 
     Raises:
@@ -41,13 +42,11 @@ def make_prompt_format(name: str, vocabulary: Vocabulary) -> PromptFormat:
     """
     if name not in PROMPT_FORMATS:
         raise ConfigError(unknown("prompt format", name, PROMPT_FORMATS))
-    if name == "plain":
-        return PlainFormat()
-    if name == "eos":
-        return EosFormat()
+    if name in _OF_TEXT:
+        return _OF_TEXT[name]()
     if vocabulary.chat_template is None:
         raise ConfigError(
-            f"prompt_format is {name!r}, but the vocabulary has no chat template; use 'plain' or 'eos', or put "
+            f"prompt_format is {name!r}, but the vocabulary has no chat template; use 'line' or 'eos', or put "
             f'"chat_template" into its {TOKENIZER_CONFIG_FILE}'
         )
     return ChatFormat(vocabulary.chat_template, shares_examples=name == "chat")
@@ -90,7 +89,7 @@ def with_eos(ids: Sequence[int], eos_id: int) -> list[int]:
 
 def prompt_tail(vocabulary: Vocabulary, prompt_format: PromptFormat) -> int:
     """How many tokens the prompt format puts after every text: the end that different texts share."""
-    if isinstance(prompt_format, PlainFormat):
+    if prompt_format.prompt(PROBES[0]) == PROBES[0]:  # nothing but the end token, if that; texts may end alike
         return int(prompt_format.add_eos)
     prompts = [encode_prompt(vocabulary, prompt_format, text)[::-1] for text in PROBES]
     same = itertools.takewhile(lambda ids: len(set(ids)) == 1, zip(*prompts, strict=False))

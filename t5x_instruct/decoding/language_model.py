@@ -39,9 +39,9 @@ class LanguageModel:
     ```
 
     A prompt is first put into the form the model was trained on, its prompt format: for a chat model one user turn
-    of its chat template, for an encoder-decoder the text and the end token, for others the text itself; a run's folder
-    tells which one that was. `raw=True` passes text to the model as it is, and prompts that are token ids already
-    (see `prompt_ids`) always are.
+    of its chat template, for an encoder-decoder the text and the end token, for others the text and a line break; a
+    run's folder tells which one that was. `raw=True` passes text to the model as it is, which has a pretrained model go
+    on with it; prompts that are token ids already (see `prompt_ids`) always are passed so.
 
     Attributes:
         model: the model (see `models/api.py`).
@@ -63,8 +63,8 @@ class LanguageModel:
             model: the model.
             params: its parameters, on any devices.
             vocabulary: must fit the model: no id may be beyond the model's vocabulary.
-            prompt_format: by default the vocabulary's chat template if it has one, else the text, with the end
-                token if an encoder reads it.
+            prompt_format: by default the vocabulary's chat template if it has one, else the text with the end
+                token if an encoder reads it, with a line break if not.
 
         Raises:
             ConfigError: the vocabulary has more ids than the model.

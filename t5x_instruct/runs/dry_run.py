@@ -7,10 +7,19 @@ import jax
 import numpy as np
 
 from t5x_instruct.common import types
+from t5x_instruct.common.paths import as_path
 from t5x_instruct.common.trees import num_parameters
 from t5x_instruct.data.vocabularies import Vocabulary, token_strings
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
-from t5x_instruct.runs.opening import check_data, check_fits, make_loader, open_data, open_model, validation_tasks
+from t5x_instruct.runs.opening import (
+    check_data,
+    check_fits,
+    make_loader,
+    open_data,
+    open_model,
+    own_prompt_format,
+    validation_tasks,
+)
 from t5x_instruct.runs.training_run import TrainRun, device_bytes, run_parts
 from t5x_instruct.training.keep_best import keep_best_by
 
@@ -35,7 +44,8 @@ def dry_run(run: TrainRun, config_text: str, num_examples: int = 3) -> str:
     opened = open_model(run.model, seed=run.data.seed)
     check_fits(opened.model, run.data, run.loop.micro_batches, mesh)
     state = run_parts(run, opened.model, mesh).state
-    mixture = open_data(run.data, opened.model, opened.vocabulary, opened.prompt_format, run.evaluation)
+    own_format = own_prompt_format(as_path(run.model_dir), opened)
+    mixture = open_data(run.data, opened.model, opened.vocabulary, own_format, run.evaluation)
     checked = check_data(run.data, mixture, opened.vocabulary, run.audit)
     keep_best_by(run.loop.keep_best, validation_tasks(mixture))
     loader = make_loader(run.data, mixture, opened.model, opened.vocabulary)

@@ -39,6 +39,7 @@ class Inference:
         seed: of sampling.
         shots: exemplars in front of each prompt.
         exemplars: what they are taken from: a task as the mixture, and the longest prompt as its inputs' length.
+        raw: prompts are passed to the model as they are, without its prompt format.
     """
 
     model: ModelSettings
@@ -51,8 +52,11 @@ class Inference:
     seed: int = 0
     shots: int = 0
     exemplars: DataSettings | None = None
+    raw: bool = False
 
     def __post_init__(self) -> None:
+        if self.raw and self.shots:
+            raise ConfigError(f"--raw with --shots {self.shots}: exemplars are put in front in the prompt format")
         if self.shots < 0 or bool(self.shots) != (self.exemplars is not None):
             raise ConfigError(
                 f"shots is {self.shots} and exemplars are {'not ' if self.exemplars is None else ''}given: exemplars "
@@ -110,9 +114,11 @@ class Inference:
     def _ids(self, request: Request, exemplars: Sequence[Exemplar]) -> np.ndarray:
         lm = self.language_model
         if "messages" in request:
+            if self.raw:
+                raise DataError("--raw passes a prompt on as it is, and a conversation has none; give 'prompt'")
             return lm.conversation_ids(with_exemplars(request["messages"], exemplars), request.get("tools"))
         if not exemplars:
-            return lm.prompt_ids(request["prompt"])
+            return lm.prompt_ids(request["prompt"], raw=self.raw)
         form = PromptForm(lm.vocabulary, lm.prompt_format, lm.prompt_format.add_eos)
         return np.asarray(form.ids(exemplars, request["prompt"]), np.int32)
 

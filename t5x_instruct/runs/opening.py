@@ -14,11 +14,17 @@ from jax.sharding import Mesh
 
 from t5x_instruct.checkpoints.adapters import kept_tensors
 from t5x_instruct.checkpoints.placement import place_params
-from t5x_instruct.checkpoints.restore import Source, open_source
+from t5x_instruct.checkpoints.restore import (
+    CHECKPOINTS_FOLDER,
+    PROMPT_FORMAT_FILE,
+    Source,
+    open_source,
+    saved_prompt_format,
+)
 from t5x_instruct.checkpoints.vocabulary_growth import grown
 from t5x_instruct.common.buckets import use_for_epath
 from t5x_instruct.common.errors import ConfigError
-from t5x_instruct.common.paths import is_bucket
+from t5x_instruct.common.paths import AnyPath, is_bucket
 from t5x_instruct.common.types import Params
 from t5x_instruct.data.audit import Audit, AuditLimits, check_before_training
 from t5x_instruct.data.converters import Converter, make_converter
@@ -242,6 +248,21 @@ def converter_of(data: DataSettings, model: Model, start_id: int, pad_id: int) -
 def validation_tasks(mixture: PreparedMixture) -> list[str]:
     """Names of the trained tasks that have validation examples."""
     return [task.name for task in mixture.train_tasks if "validation" in task.splits]
+
+
+def own_prompt_format(folder: AnyPath, opened: OpenedModel) -> str | None:
+    """The prompt format that "auto" means in a training run.
+
+    Args:
+        folder: the run's; once it has a checkpoint, the run goes on as it has begun.
+        opened: the model that it starts from.
+
+    Returns:
+        The name of the one that the run or else its model was trained with; None where nothing is known.
+    """
+    steps = folder / CHECKPOINTS_FOLDER
+    begun = steps.is_dir() and any(path.name.isdecimal() for path in steps.iterdir())
+    return (saved_prompt_format(folder / PROMPT_FORMAT_FILE) if begun else None) or opened.prompt_format
 
 
 def open_data(

@@ -91,9 +91,9 @@ class DataSettings:
         packing: several examples a row.
         overlong: "cut" or "refuse" what exceeds the lengths.
         prompt_format: "chat", "chat_each" (the same, and of a conversation one example for each reply), "eos" (the
-            text and the end token), "plain" (the text), or "auto": the one that the model's own run was trained
-            with; of other models chat if the vocabulary has a chat template (chat_each for a model that reads its
-            inputs both ways), else eos for an encoder, else plain.
+            text and the end token), "line" (the text and a line break), "plain" (the text), or "auto": the one that the
+            run has begun with, or its model was trained with; of other models chat if the vocabulary has a chat
+            template (chat_each for a model that reads its inputs both ways), else eos for an encoder, else line.
         prepared_dir: where prepared data lies; of a folder in a bucket (`gs://...`) a copy is read.
         module_options: settings of task modules, e.g. ``{'tasks.cot.FOLDER': '/data/cot'}``.
         splits: which splits the run reads; 'train' is never read of what is held out.

@@ -39,6 +39,7 @@ from t5x_instruct.runs.opening import (
     make_loader,
     open_data,
     open_model,
+    own_prompt_format,
     validation_tasks,
 )
 from t5x_instruct.runs.optimizer_state import initial_optimizer_state
@@ -119,7 +120,11 @@ class _Stages:
         self.parts = run_parts(settings, self.model, self.mesh)
         self.put_optimizer_state = initial_optimizer_state(settings, self.opened, self.parts)
         self.mixture: PreparedMixture = open_data(
-            self.data, self.model, self.opened.vocabulary, self.opened.prompt_format, self.evaluation
+            self.data,
+            self.model,
+            self.opened.vocabulary,
+            own_prompt_format(folder, self.opened),
+            self.evaluation,
         )
         if not self.mixture.train_tasks:
             raise ConfigError(f"nothing is left to train on: HOLD_OUT {self.data.hold_out} holds out every task")

@@ -207,7 +207,7 @@ class PromptFormat(Protocol):
 
 
 class PlainFormat:
-    """The instruction itself, for models that were trained without chat turns; a conversation in a plain frame."""
+    """The instruction itself, for tasks whose own text parts it from the answer; a conversation in a plain frame."""
 
     name = "plain"
     fingerprint = "plain"
@@ -229,12 +229,27 @@ class PlainFormat:
             raise DataError(f"a model without a chat template cannot be shown tools ({', '.join(_names(tools))})")
         for i, message in enumerate(messages):
             _check_message(message, i)
-        return dialogue_prompt(messages)
+        return self.prompt(dialogue_prompt(messages))
 
     def replies(self, messages: Sequence[Message], tools: Tools | None = None) -> list[Reply]:
         """Gives the replies, without any end; errors as `conversation`."""
         self.conversation(messages, tools)  # refuses what has no text anywhere in it
         return [Reply(i, self.conversation(messages[:i]), messages[i]["content"]) for i in trained_turns(messages)]
+
+
+class LineFormat(PlainFormat):
+    """The instruction and a line break: for decoders without chat turns, whose answer then has a line of its own.
+
+    Instruction and answer become tokens by themselves, and nothing else would part "capital of Peru?" from "Lima" in
+    the text that is learned. Behind exemplars (`few_shot.Frame`) an answer stands in the same way.
+    """
+
+    name = "line"
+    fingerprint = "line"
+
+    def prompt(self, text: str) -> str:
+        """Gives the instruction, ended by a line break unless it ends with one; an empty one stays empty."""
+        return text if not text or text.endswith("\n") else f"{text}\n"
 
 
 class EosFormat(PlainFormat):

@@ -5,5 +5,6 @@
         --gin.MODULE_OPTIONS="{'tasks.benchmarks.mmlu.FOLDER': '/data/mmlu'}" --gin.DataSettings.splits="('test',)"
 
 They have no split 'train': a mixture that trains on one of them is refused. Exemplars are part of the instruction, the
-same for each question, as the benchmarks define them; the words around them are this project's own.
+same for each question, as the benchmarks define them; the words around them are this project's own. An answer has a
+line of its own, in exemplars as where it is asked for (`templates.chat.LineFormat`).
 """

@@ -113,7 +113,7 @@ def rows(path: Path, prompts: Path, reasoned: bool) -> list[Row]:
     """
     about, solved = solved_questions(prompts)
     instruction = f"{about}\n{REASONING}" if reasoned else about
-    shown = [f"Q: {one.question}\nA: {one.solution if reasoned else one.answer}" for one in solved]
+    shown = [f"Q: {one.question}\nA:\n{one.solution if reasoned else one.answer}" for one in solved]
     before = "\n\n".join([instruction, *shown])
     asked = examples(path)
     answers = [answer for _, answer in asked]

@@ -60,7 +60,7 @@ def problems(path: Path, most: int | None = None) -> list[Problem]:
 def rows(path: Path, solved: Path | None) -> list[Row]:
     """The rows of a file, each after the first eight problems of the file `solved`, if any; errors of `problems`."""
     exemplars = problems(solved, SHOTS) if solved else []
-    shown = [f"Problem: {one.question}\nSolution: {one.solution}\nThe answer is {one.answer}." for one in exemplars]
+    shown = [f"Problem: {one.question}\nSolution:\n{one.solution}\nThe answer is {one.answer}." for one in exemplars]
     before = INSTRUCTION + "".join(f"{text}\n\n" for text in shown)
     return [
         {"question": one.question, "prompt": f"{before}Problem: {one.question}\nSolution:", "answer": one.answer}

@@ -72,7 +72,7 @@ def rows(path: Path, exemplars: Path, language: str) -> list[Row]:
         DataError: see `solved_problems`; a line without a number, with its place.
     """
     solved = solved_problems(exemplars, language)[:SHOTS]
-    before = "".join(f"{problem}\n{solution}\n\n" for problem, solution in solved)
+    before = "".join(f"{problem}\n{_below_heading(solution)}\n\n" for problem, solution in solved)
     ask, reply = (_heading(text) for text in solved[0]) if solved else ("", "")
     found: list[Row] = []
     for row, place in read_tsv(str(path), ("question", "answer")):
@@ -87,6 +87,12 @@ def rows(path: Path, exemplars: Path, language: str) -> list[Row]:
 def _heading(text: str) -> str:
     found = HEADING.match(text)
     return found[0] if found else ""
+
+
+def _below_heading(text: str) -> str:
+    """A solution with its heading on a line of its own, where the heading of what is asked stands too."""
+    heading = _heading(text)
+    return f"{heading.rstrip()}\n{text.removeprefix(heading)}" if heading else text
 
 
 def _register() -> None:

@@ -86,7 +86,7 @@ def rows(path: Path, subject: str, dev: Path | None) -> list[Row]:
         raise DataError(f"{dev} has {len(exemplars)} questions, {SHOTS} are needed as exemplars")
     name = subject.replace("_", " ")
     opening = f"Every question is about {name} and has one right choice; give its letter.\n\n"
-    before = opening + "".join(f"{one.asked()} {one.answer}\n\n" for one in exemplars)
+    before = opening + "".join(f"{one.asked()}\n{one.answer}\n\n" for one in exemplars)
     return [
         {
             "question": one.text,

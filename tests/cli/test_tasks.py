@@ -94,7 +94,7 @@ def test_examples_are_shown_as_the_model_sees_them(module: str, capsys) -> None:
     shown = run_json(capsys, *words)
     assert (shown["task"], shown["cluster"], len(shown["examples"])) == ("cli_capital", "cli_geography", 2)
     example = shown["examples"][1]
-    inputs = "What is the capital of Österreich?"
+    inputs = "What is the capital of Österreich?\n"
     assert example["pieces"] == [{"text": inputs, "trained": False}, {"text": "Wien</s>", "trained": True}]
     assert example["tokens"] == {"inputs": len(inputs.encode()), "targets": 5}
     assert example["trained_tokens"] == 5
@@ -102,7 +102,7 @@ def test_examples_are_shown_as_the_model_sees_them(module: str, capsys) -> None:
     assert main(words) == 0
     text = capsys.readouterr().out
     assert f"{inputs}«Wien</s>»" in text
-    assert "15 tokens of inputs would be cut" in text
+    assert "16 tokens of inputs would be cut" in text
 
 
 def test_prompts_of_an_encoder_end_with_the_end_token(module: str, capsys) -> None:
@@ -147,6 +147,7 @@ def test_prepare_writes_what_training_reads(module: str, tmp_path: Path, capsys)
             mixture="cli_mixture",
             modules=(module,),
             vocabulary="bytes",
+            prompt_format="line",
             hold_out=("cli_geography",),
             variants=2,
             root=tmp_path,

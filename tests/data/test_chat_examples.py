@@ -137,7 +137,7 @@ def test_an_encoder_reads_the_dialogue_so_far():
     assert encode_conversation(vocabulary, form, TALK[:1]) == encode_prompt(vocabulary, form, "Hi")
 
 
-@pytest.mark.parametrize("name", ["plain", "eos", "chat"])
+@pytest.mark.parametrize("name", ["plain", "line", "eos", "chat"])
 def test_a_task_of_one_turn_trains_on_the_tokens_of_a_chat_of_one_turn(name):
     vocabulary = smollm2()
     form = make_prompt_format(name, vocabulary)

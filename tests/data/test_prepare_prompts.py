@@ -77,6 +77,13 @@ def test_eos_format_ends_every_prompt_once(tmp_path, register):
     plain = prepare(_spec(tmp_path, "prepare_eos_model"), _quiet).tasks[0]
     assert plain.inputs_tail == 0
     assert plain.splits["train"].read(0).inputs.tolist() == expected[0][:-1]
+    line = prepare(_spec(tmp_path, "prepare_eos_model", prompt_format="line"), _quiet).tasks[0]
+    assert line.inputs_tail == 1
+    inputs = [line.splits["train"].read(i).inputs.tolist() for i in range(3)]
+    assert inputs == [vocabulary.encode("one\n"), [], vocabulary.encode("two\n")]
+    assert inputs == [encode_prompt(vocabulary, make_prompt_format("line", vocabulary), text) for text, _ in texts]
+    assert line.splits["train"].lengths[:, 0].tolist() == [4, 0, 4]
+    assert line.splits["train"].read(0).meta["inputs_pretokenized"] == "one"
 
     shown = preview(_spec(tmp_path, "prepare_eos_model", prompt_format="eos"), "prepare_eos_model", "train", 2)
     assert [one.inputs_tokens for one in shown] == [["o", "n", "e", "</s>"], ["</s>"]]

@@ -27,6 +27,8 @@ BYTES, CHATTY = ByteVocabulary(), ChattyBytes()
 def test_each_format_gives_its_ids(text):
     encoded = BYTES.encode(text)
     assert encode_prompt(BYTES, make_prompt_format("plain", BYTES), text) == encoded
+    lined = text if text[-1:] in ("", "\n") else f"{text}\n"
+    assert encode_prompt(BYTES, make_prompt_format("line", BYTES), text) == BYTES.encode(lined)
     assert encode_prompt(BYTES, make_prompt_format("eos", BYTES), text) == [*encoded, BYTES.eos_id]
     assert encode_prompt(CHATTY, make_prompt_format("chat", CHATTY), text) == BYTES.encode(f"[{text}]=")
 
@@ -41,14 +43,15 @@ def test_the_end_token_ends_once(ids):
 
 
 def test_what_a_format_puts_after_every_text_is_its_tail():
-    assert [prompt_tail(BYTES, make_prompt_format(name, BYTES)) for name in ("plain", "eos")] == [0, 1]
+    tails = {name: prompt_tail(BYTES, make_prompt_format(name, BYTES)) for name in ("plain", "line", "eos")}
+    assert tails == {"plain": 0, "line": 1, "eos": 1}
     assert prompt_tail(CHATTY, make_prompt_format("chat", CHATTY)) == 2
 
 
 def test_auto_is_what_the_model_reads():
     assert [default_prompt_format(BYTES, reads) for reads in ("causal", "prefix", "encoder")] == [
-        "plain",
-        "plain",
+        "line",
+        "line",
         "eos",
     ]
     assert [default_prompt_format(CHATTY, reads) for reads in ("causal", "prefix", "encoder")] == [
@@ -61,7 +64,7 @@ def test_auto_is_what_the_model_reads():
 
 
 def test_formats_that_are_not_there_are_named():
-    with pytest.raises(ConfigError, match="no chat template; use 'plain' or 'eos'"):
+    with pytest.raises(ConfigError, match="no chat template; use 'line' or 'eos'"):
         make_prompt_format("chat", BYTES)
     with pytest.raises(ConfigError, match="unknown prompt format 'caht'.*'chat'"):
         make_prompt_format("caht", BYTES)

@@ -8,7 +8,7 @@ from t5x_instruct.common.errors import ConfigError, DataError
 from t5x_instruct.data.vocabularies import ByteVocabulary
 from t5x_instruct.decoding import LanguageModel, Sampling, generate
 from t5x_instruct.models.t5 import T5Config, T5Model
-from t5x_instruct.templates.chat import ChatFormat, ChatTemplate
+from t5x_instruct.templates.chat import ChatFormat, ChatTemplate, PlainFormat
 from tests.decoding.alphabet import alphabet_model
 from tests.decoding.tiny_models import TinyAttention
 
@@ -27,7 +27,7 @@ class ChattyBytes(ByteVocabulary):
 @pytest.fixture(scope="module")
 def attention_lm() -> LanguageModel:
     model = TinyAttention(VOCABULARY.vocab_size, VOCABULARY.vocab_size)
-    return LanguageModel(model, model.init(jax.random.key(1)), VOCABULARY)
+    return LanguageModel(model, model.init(jax.random.key(1)), VOCABULARY, PlainFormat())
 
 
 @pytest.fixture(scope="module")
@@ -59,13 +59,24 @@ def alphabet() -> tuple[Any, Any]:
 
 
 def test_generate_in_order_without_the_end_token(alphabet: Any) -> None:
-    lm = LanguageModel(*alphabet, VOCABULARY)
+    lm = LanguageModel(*alphabet, VOCABULARY, PlainFormat())
     assert lm.generate(["w", "the letters after u", "ab"], max_new_tokens=4) == ["xyz", "vwxy", "cdef"]
     assert lm.generate([]) == []
 
 
+def test_an_answer_has_a_line_of_its_own(alphabet: Any) -> None:
+    lm = LanguageModel(*alphabet, VOCABULARY)
+    assert lm.prompt_format.name == "line"
+    asked = VOCABULARY.encode("Peru?\n")
+    assert lm.prompt_ids("Peru?").tolist() == lm.prompt_ids("Peru?\n").tolist() == asked
+    assert lm.conversation_ids([{"role": "user", "content": "Peru?"}]).tolist() == asked
+    assert lm.prompt_ids("Peru?", raw=True).tolist() == VOCABULARY.encode("Peru?")
+    assert lm.generate(["x", "x\n"], max_new_tokens=2) == ["", ""]  # after a line break the alphabet is at its end
+    assert lm.generate(["x"], max_new_tokens=2, raw=True) == ["yz"]
+
+
 def test_an_empty_prompt_starts_a_sequence(alphabet: Any) -> None:
-    assert LanguageModel(*alphabet, VOCABULARY).generate([""], max_new_tokens=3) == [""]
+    assert LanguageModel(*alphabet, VOCABULARY, PlainFormat()).generate([""], max_new_tokens=3) == [""]
 
 
 def test_a_chat_model_is_asked_in_its_format_unless_raw(alphabet: Any) -> None:
@@ -82,7 +93,7 @@ def test_chat_renders_the_conversation(alphabet: Any) -> None:
 
 
 def test_chat_without_a_template_goes_on_in_the_plain_frame(alphabet: Any) -> None:
-    lm = LanguageModel(*alphabet, VOCABULARY)
+    lm = LanguageModel(*alphabet, VOCABULARY, PlainFormat())
     turns = [{"role": role, "content": role[0]} for role in ("user", "assistant", "user")]
     assert lm.chat(turns[:1], max_new_tokens=3) == lm.generate(["u"], max_new_tokens=3)[0] == "vwx"
     asked = "User:\nu\n\nAssistant:\na\n\nUser:\nu\n\nAssistant:\n"
@@ -92,7 +103,7 @@ def test_chat_without_a_template_goes_on_in_the_plain_frame(alphabet: Any) -> No
 
 
 def test_scores_prefer_what_the_model_would_say(alphabet: Any) -> None:
-    lm = LanguageModel(*alphabet, VOCABULARY)
+    lm = LanguageModel(*alphabet, VOCABULARY, PlainFormat())
     likely, unlikely = lm.score(["x", "x"], ["yz", "zz"])
     assert likely > -0.01 > -20 > unlikely
     unended, ended = lm.score(["a"], ["bc"], ends=False)[0], lm.score(["a"], ["bc"])[0]
@@ -145,7 +156,7 @@ def test_beams_are_those_of_generate(attention_lm: LanguageModel) -> None:
     model, params = attention_lm.model, attention_lm.params
     # Less sure than the random model, and with an end token that now and then is likely: there is more to find.
     params = {**params, "head": (params["head"] / 6).at[:, VOCABULARY.eos_id].multiply(8.0)}
-    lm = LanguageModel(model, params, VOCABULARY)
+    lm = LanguageModel(model, params, VOCABULARY, PlainFormat())
     answers = []
     for penalty in (0.0, 5.0):
         way = Sampling(num_beams=6, length_penalty=penalty)

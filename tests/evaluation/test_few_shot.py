@@ -20,7 +20,7 @@ from t5x_instruct.evaluation.asking import Asked, ask, make_asking
 from t5x_instruct.evaluation.exemplars import ExemplarPool, PromptForm, fitted, prompt_form
 from t5x_instruct.evaluation.results import Best, EvalResult, TaskResult, TemplateFigures
 from t5x_instruct.evaluation.runner import evaluate
-from t5x_instruct.templates.chat import EosFormat, PlainFormat
+from t5x_instruct.templates.chat import EosFormat, LineFormat, PlainFormat
 from t5x_instruct.templates.few_shot import Exemplar, Frame
 from tests.decoding.alphabet import UNLIKELY, alphabet_model
 
@@ -208,6 +208,16 @@ def test_exemplars_have_the_template_of_their_question(each: PreparedMixture) ->
     assert rows[0::3] == rows[1::3] == rows[2::3]  # and are the same rows for every template
 
 
+def test_an_answer_has_a_line_of_its_own_with_exemplars_and_without(root: Path) -> None:
+    mixture = ensure_prepared(spec_of(root, exemplars=True, prompt_format="line"), in_process=True)
+    alone, after = (asked_of(mixture, "few_options", shots=shots) for shots in (0, 2))
+    for one, other in zip(alone, after, strict=True):
+        assert text_of(one) == f"{one.question}\n"
+        assert text_of(other) == Frame().text(other.exemplars, one.question)
+        budget = len(other.inputs) - 1  # the line break is counted as any other token
+        assert asked_of(mixture, "few_options", shots=2, inputs_length=budget)[one.index].dropped == 1
+
+
 # --- the budget
 
 
@@ -244,19 +254,21 @@ def test_a_prompt_s_form_is_found_from_its_tokens() -> None:
         ids = np.asarray([*VOCABULARY.encode(text), *after], np.int32)
         return Example(ids, ids, ids > 0, {"inputs_pretokenized": "abc"})
 
-    plain, ended, by_task, other = (
+    plain, lined, unlined, ended, by_task, other = (
         prompt_form(example(*parts), VOCABULARY, form)
         for parts, form in (
             (("abc",), PlainFormat()),
+            (("abc\n",), LineFormat()),
+            (("abc",), LineFormat()),  # a task with its own vocabulary
             (("abc", 1), EosFormat()),
             (("abc", 1), PlainFormat()),
             (("abcd",), PlainFormat()),
         )
     )
-    assert plain is not None
-    assert ended is not None
-    assert by_task is not None
-    assert (plain.ends, ended.ends, by_task.ends, other) == (False, True, True, None)
+    found = [form for form in (plain, lined, unlined, ended, by_task) if form is not None]
+    assert [form.ends for form in found] == [False, False, False, True, True]
+    assert [form.prompt_format.name for form in found] == ["plain", "line", "plain", "eos", "plain"]
+    assert other is None
 
 
 # --- what comes out

@@ -6,13 +6,13 @@ import jax
 import pytest
 
 from t5x_instruct.checkpoints.manager import Checkpoints
-from t5x_instruct.checkpoints.restore import open_source, save_run_identity
+from t5x_instruct.checkpoints.restore import Source, open_source, save_run_identity
 from t5x_instruct.common.errors import ConfigError
 from t5x_instruct.models.decoder import DecoderConfig, DecoderModel
 from t5x_instruct.models.t5 import T5Config
 from t5x_instruct.partitioning.mesh import MeshConfig, make_mesh
 from t5x_instruct.partitioning.rules import tree_shardings
-from t5x_instruct.runs.opening import inference_mesh, open_language_model, open_model
+from t5x_instruct.runs.opening import inference_mesh, open_language_model, open_model, own_prompt_format
 from t5x_instruct.runs.settings import ModelSettings
 from tests.checkpoints import tiny_hf
 from tests.data.chat_vocabularies import chatty
@@ -78,7 +78,8 @@ def test_a_run_is_asked_in_the_format_that_it_was_trained_with(tmp_path) -> None
         checkpoints.save(1, {"params": params}, {})
     settings = ModelSettings(str(tmp_path))
     turn = vocabulary.chat_template.render([{"role": "user", "content": "Hi"}], add_generation_prompt=True)
-    for name, ids in (("eos", [*vocabulary.encode("Hi"), vocabulary.eos_id]), ("chat_each", vocabulary.encode(turn))):
+    asked = {"plain": vocabulary.encode("Hi"), "line": vocabulary.encode("Hi\n"), "chat_each": vocabulary.encode(turn)}
+    for name, ids in asked.items():
         save_run_identity(tmp_path, sizes, vocabulary, name)
         lm = open_language_model(settings)
         assert lm.prompt_format.name == name
@@ -87,6 +88,17 @@ def test_a_run_is_asked_in_the_format_that_it_was_trained_with(tmp_path) -> None
         open_language_model(dataclasses.replace(settings, vocabulary="bytes"))
     (tmp_path / "prompt_format.json").unlink()
     assert open_language_model(settings).prompt_format.name == "chat"
+
+
+def test_auto_is_the_format_that_a_run_has_begun_with(tmp_path) -> None:
+    opened = open_model(ModelSettings(config=config(8), vocabulary="bytes"))
+    source = Source("hf", opened.model.config, opened.vocabulary, {}, opened.params_fn, "", prompt_format="eos")
+    assert own_prompt_format(tmp_path / "new", opened) is None
+    assert own_prompt_format(tmp_path, opened._replace(source=source)) == "eos"
+    save_run_identity(tmp_path, opened.model.config, opened.vocabulary, "plain")
+    assert own_prompt_format(tmp_path, opened) is None  # nothing depends on it yet
+    (tmp_path / "checkpoints" / "1").mkdir(parents=True)
+    assert own_prompt_format(tmp_path, opened) == "plain"
 
 
 def test_a_configuration_that_is_not_the_checkpoint_s_is_refused(tmp_path) -> None:

@@ -74,7 +74,7 @@ def test_auto_prompts_follow_the_vocabulary_and_the_model(tmp_path):
     def chosen(vocabulary, reads, own=None, **more):
         return settings(tmp_path, **more).prepare_spec(vocabulary, "bytes", reads, own).prompt_format
 
-    assert [chosen(ByteVocabulary(), reads) for reads in MODELS] == ["plain", "plain", "eos"]
+    assert [chosen(ByteVocabulary(), reads) for reads in MODELS] == ["line", "line", "eos"]
     for name in ("auto", "chat"):
         chats = {reads: chosen(Chatty(), reads, prompt_format=name) for reads in MODELS}
         assert chats == {reads: "chat" if reads == "causal" else "chat_each" for reads in MODELS}
@@ -82,5 +82,7 @@ def test_auto_prompts_follow_the_vocabulary_and_the_model(tmp_path):
     assert chosen(Chatty(), "causal", own="eos") == chosen(ByteVocabulary(), "causal", own="eos") == "eos"
     assert chosen(Chatty(), "prefix", own="plain") == "plain"
     assert chosen(Chatty(), "causal", own="eos", prompt_format="chat") == "chat"
-    with pytest.raises(ConfigError, match="prompt_format = 'end': must be one of 'auto', 'plain', 'eos', 'chat'"):
+    with pytest.raises(
+        ConfigError, match="prompt_format = 'end': must be one of 'auto', 'plain', 'line', 'eos', 'chat'"
+    ):
         settings(tmp_path, prompt_format="end")

@@ -140,7 +140,7 @@ def test_mmlu_is_asked_after_five_questions_of_dev(benchmarks) -> None:
     text = examples[1]["inputs"]
     assert text.endswith('test "1",\nwhich?\nA. w\nB. x, y\nC. y\nD. z\nAnswer:')
     assert text.count("Answer:") == 6
-    assert 'dev "4",\nwhich?\nA. w\nB. x, y\nC. y\nD. z\nAnswer: A\n\n' in text
+    assert 'dev "4",\nwhich?\nA. w\nB. x, y\nC. y\nD. z\nAnswer:\nA\n\n' in text
     assert 'dev "5"' not in text
     assert "high school us history" in text
     assert examples[1]["options"] == ["A", "B", "C", "D"]
@@ -158,9 +158,9 @@ def test_bbh_is_asked_with_and_without_reasoning(benchmarks) -> None:
         assert example["inputs"].endswith("\n\n" + question)
         assert example["inputs"].count("Q: ") == 4
         assert (example["targets"], example["options"]) == ("Yes", ["Yes", "No"])
-    assert "- No\nA: Yes\n\nQ: Is fire wet?" in direct["inputs"]
+    assert "- No\nA:\nYes\n\nQ: Is fire wet?" in direct["inputs"]
     assert "frozen" not in direct["inputs"]
-    assert "A: Ice is frozen water.\nFrozen things are cold. So the answer is Yes.\n\nQ: Is fire" in reasoned["inputs"]
+    assert "A:\nIce is frozen water.\nFrozen things are cold. So the answer is Yes.\n\nQ: Is fire" in reasoned["inputs"]
     assert rendered("bbh_letters")[1]["options"] == ["(A)", "(B)", "(C)"]
     assert rendered("bbh_truths")[0]["options"] == ["False", "True"]
     assert rendered("bbh_counting")[0]["options"] == []
@@ -169,10 +169,10 @@ def test_bbh_is_asked_with_and_without_reasoning(benchmarks) -> None:
 def test_mgsm_is_asked_in_its_own_words(benchmarks) -> None:
     first, second = rendered("mgsm_en")
     assert first["inputs"].endswith("\n\nQuestion: Tom has 3 nuts and 1 more.\nWorking:")
-    assert first["inputs"].startswith("Question: 1 + 1?\nWorking: One more. The answer is 2.\n\nQuestion: 2 + 1?")
+    assert first["inputs"].startswith("Question: 1 + 1?\nWorking:\nOne more. The answer is 2.\n\nQuestion: 2 + 1?")
     assert first["inputs"].count("Question:") == 9
     assert (first["targets"], second["targets"]) == ("4", "1200")
-    assert rendered("mgsm_zh")[0]["inputs"] == "问题：1 加 1？\n解答：答案是 2。\n\n问题：汤姆有几个？\n解答："
+    assert rendered("mgsm_zh")[0]["inputs"] == "问题：1 加 1？\n解答：\n答案是 2。\n\n问题：汤姆有几个？\n解答："
 
 
 def test_gsm8k_is_asked_alone_and_after_eight(benchmarks) -> None:
@@ -181,7 +181,7 @@ def test_gsm8k_is_asked_alone_and_after_eight(benchmarks) -> None:
     assert alone["inputs"].endswith("Problem: test 1000 + 1?\nSolution:")
     assert alone["inputs"].count("Problem:") == 1
     assert after["inputs"].count("Problem:") == 9
-    assert "Solution: It is 1001.\nThe answer is 1001.\n\n" in after["inputs"]
+    assert "Solution:\nIt is 1001.\nThe answer is 1001.\n\n" in after["inputs"]
     assert alone["targets"] == after["targets"] == "1001"
 
 

@@ -10,6 +10,7 @@ from t5x_instruct.templates.chat import (
     ChatFormat,
     ChatTemplate,
     EosFormat,
+    LineFormat,
     PlainFormat,
     rewrites_history,
     trained_turns,
@@ -217,15 +218,23 @@ def test_prompt_formats():
     assert chat.prompt("Hi") == (
         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
     )
-    assert PlainFormat().prompt(" Hi {x}") == " Hi {x}"
-    formats = [PlainFormat(), chat, ChatFormat(template), ChatFormat(ChatTemplate(SMOLLM2, eos_token="</s>"))]
+    assert PlainFormat().prompt(" Hi {x}") == EosFormat().prompt(" Hi {x}") == " Hi {x}"
+    assert [LineFormat().prompt(text) for text in (" Hi {x}", "Hi\n", "")] == [" Hi {x}\n", "Hi\n", ""]
+    formats = [
+        PlainFormat(),
+        LineFormat(),
+        EosFormat(),
+        chat,
+        ChatFormat(template),
+        ChatFormat(ChatTemplate(SMOLLM2, eos_token="</s>")),
+    ]
     formats.append(ChatFormat(template, shares_examples=False))
-    assert len({f.fingerprint for f in formats}) == 5
-    assert [f.name for f in formats] == ["plain", "chat", "chat", "chat", "chat_each"]
+    assert len({f.fingerprint for f in formats}) == 7
+    assert [f.name for f in formats] == ["plain", "line", "eos", "chat", "chat", "chat", "chat_each"]
     assert ChatFormat(ChatTemplate(SMOLLM2)).fingerprint == ChatFormat(template).fingerprint
 
 
-@pytest.mark.parametrize("form", [PlainFormat(), EosFormat(), *map(ChatFormat, TEMPLATES.values())])
+@pytest.mark.parametrize("form", [PlainFormat(), LineFormat(), EosFormat(), *map(ChatFormat, TEMPLATES.values())])
 def test_a_task_of_one_turn_reads_like_the_first_turn_of_a_chat(form):
     for text in ("Hi", "", " a\n\nb "):
         asked = [{"role": "user", "content": text}]
@@ -245,10 +254,10 @@ def test_a_system_message_of_the_format_comes_where_a_conversation_has_none():
 
 def test_a_conversation_without_a_chat_template():
     talk = [{"role": "system", "content": "Be brief."}, *TALK]
-    assert PlainFormat().replies(talk) == [
-        (2, "Be brief.\n\n<user>", "<assistant>"),
-        (4, "Be brief.\n\nUser:\n<user>\n\nAssistant:\n<assistant>\n\nUser:\n<user>\n\nAssistant:\n", "<assistant>"),
-    ]
+    so_far = "Be brief.\n\nUser:\n<user>\n\nAssistant:\n<assistant>\n\nUser:\n<user>\n\nAssistant:\n"
+    for form, end in ((PlainFormat(), ""), (LineFormat(), "\n")):
+        first = f"Be brief.\n\n<user>{end}"
+        assert form.replies(talk) == [(2, first, "<assistant>"), (4, so_far, "<assistant>")]
     found = [*TALK[:2], {"role": "tool", "content": "3"}]
     assert PlainFormat().conversation(found).endswith("<assistant>\n\nTool:\n3\n\nAssistant:\n")
     for messages, tools, why in (

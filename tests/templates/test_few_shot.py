@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import DataError
-from t5x_instruct.templates.chat import ChatFormat, ChatTemplate, EosFormat, PlainFormat
+from t5x_instruct.templates.chat import ChatFormat, ChatTemplate, EosFormat, LineFormat, PlainFormat
 from t5x_instruct.templates.few_shot import Exemplar, Frame, drawn_order, few_shot_prompt, with_exemplars
 
 EXEMPLARS = [Exemplar("1 + 1 =", "2"), Exemplar("2 + 3 =", "5")]
@@ -22,13 +22,15 @@ def test_a_frame_states_its_separators() -> None:
     assert Frame().text([], "4 + 4 =") == "4 + 4 ="
 
 
-@pytest.mark.parametrize("form", [PlainFormat(), EosFormat(), ChatFormat(ChatTemplate(TURNS), "Be brief.")])
+@pytest.mark.parametrize(
+    "form", [PlainFormat(), LineFormat(), EosFormat(), ChatFormat(ChatTemplate(TURNS), "Be brief.")]
+)
 def test_without_exemplars_it_is_the_prompt_of_the_format(form) -> None:
     assert few_shot_prompt(form, [], "4 + 4 =") == form.prompt("4 + 4 =")
 
 
 def test_models_without_turns_get_one_text() -> None:
-    for form in (PlainFormat(), EosFormat()):
+    for form in (PlainFormat(), LineFormat(), EosFormat()):
         assert few_shot_prompt(form, EXEMPLARS, "a") == Frame().text(EXEMPLARS, "a")
     assert few_shot_prompt(PlainFormat(), EXEMPLARS[:1], "a", Frame("=", ";")) == "1 + 1 ==2;a="
 
