@@ -28,8 +28,35 @@ def renderings_of(bound: BoundTask, split: str, spec: PrepareSpec) -> list[Rende
     return [RenderContext(spec.seed, variant, num_templates=bound.num_templates) for variant in variants]
 
 
+class RowCount:
+    """Counts the rows that a pipeline takes from its source: a row may give several examples, or none.
+
+    It is a preprocessor, the first one. A pipeline reads a little ahead of the examples that it gives.
+    """
+
+    def __init__(self) -> None:
+        self._rows = tf.Variable(0, dtype=tf.int64, trainable=False)
+
+    def __call__(self, dataset: tf.data.Dataset) -> tf.data.Dataset:
+        """Passes the rows on."""
+
+        @tf.autograph.experimental.do_not_convert
+        def count(*row: Any) -> Any:
+            self._rows.assign_add(1)
+            return row if len(row) > 1 else row[0]
+
+        return dataset.map(count)
+
+    def __int__(self) -> int:
+        return int(self._rows.numpy())
+
+
 def rows_of(
-    bound: BoundTask, split: str, renderings: Sequence[RenderContext], start: int = 0
+    bound: BoundTask,
+    split: str,
+    renderings: Sequence[RenderContext],
+    start: int = 0,
+    count: RowCount | None = None,
 ) -> Iterator[tuple[Mapping[str, Any], ...]]:
     """Each example of a split as its renderings; `EXEMPLARS` are the examples of 'train'.
 
@@ -38,6 +65,7 @@ def rows_of(
         split: the split.
         renderings: what each variant is rendered with.
         start: the first row; 0 unless the task `has_ranges`.
+        count: counts the rows of the source, where the task has no ranges: with ranges each row is an example.
     """
     split = "train" if split == EXEMPLARS else split
     steps = straight_steps(bound.task)
@@ -45,7 +73,10 @@ def rows_of(
         yield from straight_rows(bound, split, renderings, steps, start)
         return
     missing = object()
-    iterators = [_dataset(bound.task, split, context).as_numpy_iterator() for context in renderings]
+    counted = bound.task if count is None else bound.task.replace(preprocessors=[count, *bound.task.preprocessors])
+    tasks = [counted, *itertools.repeat(bound.task, len(renderings) - 1)]  # every variant reads all rows
+    datasets = [_dataset(task, split, context) for task, context in zip(tasks, renderings, strict=True)]
+    iterators = [dataset.as_numpy_iterator() for dataset in datasets]
     for rows in itertools.zip_longest(*iterators, fillvalue=missing):
         if any(row is missing for row in rows):
             raise DataError("its variants have different numbers of examples; filter before templates are drawn")
@@ -133,7 +164,7 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def count_examples(task: seqio.Task, split: str) -> int | None:
+def count_rows(task: seqio.Task, split: str) -> int | None:
     """The number of rows of a split before rendering, where the source can tell."""
     split = "train" if split == EXEMPLARS else split
     try:

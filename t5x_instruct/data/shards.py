@@ -1,9 +1,10 @@
 """Shards: the files that a split is written in, each with its length index, its checksums and what was counted.
 
-With n = `Execution.shard_rows`, shard k of a split holds what the source's rows from k * n up to (k + 1) * n gave, one
-file for each variant, so that what is in a shard depends neither on the order of the work nor on who does it. Its
-report, a JSON file beside it, is written last, atomically: a shard without a report does not exist. Shards gather in a
-folder that no reader sees; when the last one is there, the split becomes visible by one rename.
+With n = `Execution.shard_rows`, shard k of a split holds what the source's rows from k * n up to (k + 1) * n gave
+(where a split is rendered whole, the examples of these numbers), one file for each variant, so that what is in a shard
+depends neither on the order of the work nor on who does it. Its report, a JSON file beside it, is written last,
+atomically: a shard without a report does not exist. Shards gather in a folder that no reader sees; when the last one is
+there, the split becomes visible by one rename.
 """
 
 import dataclasses
@@ -34,7 +35,7 @@ class ShardReport:
 
     Attributes:
         shard: its number in the split.
-        rows: how many of the source's rows it took.
+        rows: how many of the source's rows it took; of a split that is rendered whole, of the pipeline's examples.
         last: whether no row follows.
         num_examples: examples that were written, in each variant.
         tokens: tokens of inputs and targets, and those trained, over all variants.

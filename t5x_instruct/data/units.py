@@ -15,7 +15,7 @@ from t5x_instruct.data.binding import BoundTask, bind_named
 from t5x_instruct.data.prepare_spec import EXEMPLARS, PrepareSpec, Role
 from t5x_instruct.data.prepared import PreparedSplit, split_folder
 from t5x_instruct.data.records import Example
-from t5x_instruct.data.render_splits import count_examples, has_ranges, renderings_of, rows_of, to_example
+from t5x_instruct.data.render_splits import RowCount, count_rows, has_ranges, renderings_of, rows_of, to_example
 from t5x_instruct.data.shards import COUNTER, ShardReport, ShardWriter, SplitFolder, is_reported
 from t5x_instruct.data.task_modules import import_task_modules
 from t5x_instruct.data.vocabularies import Vocabulary, load_vocabulary
@@ -74,7 +74,7 @@ def plan_units(
         return [whole]
     end = last
     if end is None:
-        rows = count_examples(bound.task, whole.split) if workers > 1 else None
+        rows = count_rows(bound.task, whole.split) if workers > 1 else None
         end = max(-(-(rows or 1) // shard_rows), max(kept, default=-1) + 2)
     missing = [shard for shard in range(end) if shard not in kept]
     most = max(1, -(-len(missing) // workers))
@@ -109,10 +109,11 @@ def render_unit(
     folder = split_folder_of(unit, spec, shard_rows).partial
     renderings = renderings_of(bound, unit.split, spec)
     start = unit.first * shard_rows
-    ticker = _Ticker(tick, bound.task, unit.split)
+    count = None if has_ranges(bound) else RowCount()
+    ticker = _Ticker(tick, bound.task, unit, shard_rows, count)
     index = start
     with _named_errors(bound.task.name, unit.split, lambda: index):
-        rows = enumerate(rows_of(bound, unit.split, renderings, start), start)
+        rows = enumerate(rows_of(bound, unit.split, renderings, start, count), start)
         following = next(rows, None)
         shards = itertools.count(unit.first) if unit.shards is None else range(unit.first, unit.first + unit.shards)
         for shard in shards:
@@ -123,7 +124,7 @@ def render_unit(
             try:
                 while following is not None and taken < shard_rows:
                     index, variants = following
-                    ticker.tick(index)
+                    ticker.tick()
                     if writer is not None:
                         _write(writer, index, [to_example(row, bound, vocabulary) for row in variants])
                     taken += 1
@@ -225,24 +226,43 @@ def _named_errors(task: str, split: str, index: Callable[[], int] | None = None)
 
 
 class _Ticker:
-    """A line now and then: how far, how fast, how long still."""
+    """A line now and then: how far, how fast, how long still.
 
-    def __init__(self, progress: Progress, task: seqio.Task, split: str):
-        self._progress, self._task, self._split = progress, task, split
+    What is counted and timed are rows of the source, of which alone it is known how many there are: a conversation is
+    one row and may become several examples, and a task may leave rows out.
+
+    Args:
+        progress: takes the lines.
+        task: the task.
+        unit: what is rendered of it.
+        shard_rows: rows a shard.
+        count: the rows that were taken; None: each row is an example.
+    """
+
+    def __init__(self, progress: Progress, task: seqio.Task, unit: Unit, shard_rows: int, count: RowCount | None):
+        self._progress, self._task, self._split, self._count = progress, task, unit.split, count
+        self._first = unit.first * shard_rows
+        self._most = None if unit.shards is None else unit.shards * shard_rows
         self._start = self._last = time.monotonic()
-        self._done = 0
+        self._examples = 0
 
-    def tick(self, index: int) -> None:
+    def tick(self) -> None:
         """Called before each example."""
-        self._done += 1
         now = time.monotonic()
-        if now - self._last < PROGRESS_SECONDS:
-            return
-        self._last = now
-        speed = self._done / (now - self._start)
-        total = count_examples(self._task, self._split)
-        line = f"{index:,} examples ({speed:,.0f}/s)"
-        if total:
-            left = max(total - index, 0) / speed
-            line = f"{index:,} of {total:,} examples ({speed:,.0f}/s, {left:,.0f} s left)"
-        self._progress(line)
+        if now - self._last >= PROGRESS_SECONDS:
+            self._last = now
+            self._progress(self._line(now - self._start))
+        self._examples += 1
+
+    def _line(self, seconds: float) -> str:
+        rows = self._examples if self._count is None else int(self._count)
+        speed = rows / max(seconds, 1e-9)
+        part = f"from row {self._first:,}: " if self._first else ""
+        given = "" if self._count is None else f", {self._examples:,} examples"
+        total = count_rows(self._task, self._split)
+        if not total:
+            return f"{part}{rows:,} rows{given} ({speed:,.0f} rows/s)"
+        total -= self._first
+        total = max(rows, total if self._most is None else min(total, self._most))
+        left = f", {(total - rows) / speed:,.0f} s left" if rows else ""
+        return f"{part}{rows:,} of {total:,} rows{given} ({speed:,.0f} rows/s{left})"

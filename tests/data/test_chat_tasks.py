@@ -1,11 +1,13 @@
 """Tasks of conversations, from rows to records."""
 
 import json
+import re
 
 import pytest
 import seqio
 
 from t5x_instruct.common.errors import ConfigError, DataError
+from t5x_instruct.data import units
 from t5x_instruct.data.chat_tasks import Conversations, add_chat_task
 from t5x_instruct.data.prepare import prepare
 from t5x_instruct.data.prepare_spec import PrepareSpec
@@ -40,14 +42,14 @@ def add():
         seqio.TaskRegistry.remove(name)
 
 
-def prepared(folder, name, template="smollm2", **changes):
+def prepared(folder, name, template="smollm2", progress=lambda line: None, **changes):
     vocabulary = "bytes"
     if template is not None:
         vocabulary = str(folder / template)
         chatty(template).save(folder / template)
     values = {"vocabulary": vocabulary, "root": folder / "root", "splits": ("train",), "prompt_format": "chat"}
     spec = PrepareSpec(mixture=name, modules=(), **(values | changes))
-    return spec, prepare(spec, lambda line: None)
+    return spec, prepare(spec, progress)
 
 
 def records(mixture, task=0):
@@ -94,15 +96,32 @@ def test_a_conversation_may_become_several_records(tmp_path, add):
     assert len(records(prepared(tmp_path, "chat_split_each")[1])) == 7
 
 
+def test_progress_counts_conversations_and_tells_their_examples(tmp_path, add, monkeypatch):
+    monkeypatch.setattr(units, "PROGRESS_SECONDS", 0.0)
+    add("chat_progress", {"train": [{"messages": [*TALK, *TALK]}] * 300})
+    lines = []
+    prepared(tmp_path, "chat_progress", "thinking", progress=lines.append)
+    form = r"\[1/1\] chat_progress/train: ([\d,]+) of 300 rows, ([\d,]+) examples \([\d,]+ rows/s, [\d,]+ s left\)"
+    found = [re.fullmatch(form, line) for line in lines[:-1]]
+    told = [[int(number.replace(",", "")) for number in one.groups()] for one in found]
+    assert [examples for _, examples in told] == list(range(1200))
+    rows = [taken for taken, _ in told]
+    assert rows == sorted(rows)
+    assert rows[0] < rows[-1] == 300
+    assert all(taken * 4 > examples for taken, examples in told)  # the pipeline reads a little ahead
+    assert re.fullmatch(r"\[1/1\] chat_progress/train: 1,200 examples in .* s", lines[-1])
+
+
 def test_records_of_an_encoder_decoder(tmp_path, add):
     add("chat_eos", {"train": [{"messages": TALK}]})
-    for prompt_format, end in (("eos", [1]), ("plain", [])):
+    for prompt_format, end in (("eos", [1]), ("plain", []), ("line", [])):
         _, mixture = prepared(tmp_path, "chat_eos", None, prompt_format=prompt_format)
         first, second = records(mixture)
         assert bytes(i - 3 for i in second.inputs.tolist()[: -1 if end else None]).decode() == (
             "User:\nHi\n\nAssistant:\nHello!\n\nUser:\nBye\n\nAssistant:\n"
         )
-        assert first.inputs.tolist()[-1:] == (end or [ord("i") + 3])
+        last = "\n" if prompt_format == "line" else "i"
+        assert first.inputs.tolist()[-1:] == (end or [ord(last) + 3])
         assert [one.targets.tolist()[-1] for one in (first, second)] == [1, 1]
         assert second.meta["accepted_targets"] == ["See you."]
 

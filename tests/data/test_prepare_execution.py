@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from t5x_instruct.common.errors import ConfigError, DataError, InstructError, SourceUnavailable
+from t5x_instruct.data import units
 from t5x_instruct.data.binding import bind_mixture
 from t5x_instruct.data.prepare import prepare
 from t5x_instruct.data.prepare_spec import Execution, PrepareSpec
@@ -243,6 +244,21 @@ def test_a_whole_split_is_rendered_again_but_its_shards_are_kept(here, asked, tm
     assert kept.items() <= state(final).items()
     original = here.tasks[1].splits["train"].folder
     assert (final / "v001-00003.array_record").read_bytes() == (original / "v001-00003.array_record").read_bytes()
+
+
+def test_progress_of_a_range_is_that_of_its_own_rows(here, asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(units, "PROGRESS_SECONDS", 0.0)
+    spec = dataclasses.replace(asked, root=tmp_path)
+    one = bind_mixture(spec, ByteVocabulary())[0][0]
+    for first, shards, rows in ((0, 2, 16), (4, 2, 16), (10, None, 10)):
+        unit = Unit("execution_rows", "train", "train", one.fingerprint, first, shards)
+        units.split_folder_of(unit, spec, 8).partial.mkdir(parents=True, exist_ok=True)
+        lines = []
+        units.render_unit(one, unit, spec, ByteVocabulary(), 8, lines.append)
+        start = f"from row {8 * first}: " if first else ""
+        assert [line.partition(" rows")[0] for line in lines] == [f"{start}{i} of {rows}" for i in range(rows)]
+        assert lines[0].endswith(f" of {rows} rows (0 rows/s)")
+        assert all(line.endswith(" s left)") for line in lines[1:])
 
 
 @settings(max_examples=60, deadline=None)
