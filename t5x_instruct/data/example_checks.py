@@ -61,7 +61,8 @@ CHECKS: dict[str, Check] = {
     ),
     "changed_prompts": Check(
         "examples have inputs that differ from the prompt the model is asked with",
-        "register the task with model_features(), or choose the prompt format it was written for",
+        "register the task with model_features(), or choose the prompt format it was written for "
+        "(DataSettings.prompt_format; 'plain' is the text itself)",
     ),
     "refused": Check("rows were refused by `prepare`", "see the reasons and correct the task's rows", 0.0),
     "duplicates": Check("examples are copies of another example of the task", "remove duplicate rows from the source"),
