@@ -53,10 +53,9 @@ class Case:
             "REMAT": self.remat,
             "MESH": self.mesh,
             "TrainRun.optimizer": f"@{self.optimizer}()",
-            "adafactor.learning_rate": 1e-4,
         }
-        if self.optimizer != "adafactor":
-            del bindings["adafactor.learning_rate"]
+        if self.optimizer == "adafactor":
+            bindings |= {"adafactor.learning_rate": "@constant()", "constant.learning_rate": 1e-4}
         files = [f"--gin_file={name}" for name in ("runs/train.gin", f"models/{self.model}.gin")]
         return [f"--topology={self.where}", *files, *(f"--gin.{name}={value}" for name, value in bindings.items())]
 

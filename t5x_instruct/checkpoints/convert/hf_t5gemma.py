@@ -191,7 +191,7 @@ def _write_stack(c: T5GemmaConfig, s: GemmaStack, context_length: int) -> dict[s
 
 
 # What T5Gemma's file does not speak of.
-_NEUTRAL = {"share_embeddings": False, "encoder_window": "each_side", "end_of_image_id": None}
+_NEUTRAL: dict[str, Any] = {"share_embeddings": False, "encoder_window": "each_side", "end_of_image_id": None}
 
 
 def _check_nothing_is_lost(c: T5GemmaConfig, values: dict[str, Any]) -> None:
