@@ -43,6 +43,7 @@ class Case:
     def words(self) -> list[str]:
         """Arguments of `t5x-instruct plan`."""
         bindings = {
+            "ModelSettings.vocabulary": "bytes",  # is not part of the step
             "MIXTURE_OR_TASK_NAME": "flan2022",
             "MIXTURE_OR_TASK_MODULE": "tasks.flan2022",
             "TASK_FEATURE_LENGTHS": f"{{'inputs': {self.inputs}, 'targets': {self.targets}}}",
