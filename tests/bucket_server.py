@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import threading
+from collections import Counter
 from functools import partial
 from http.server import HTTPServer
 from urllib.parse import parse_qs, unquote, urlparse
@@ -33,6 +34,14 @@ server._read_data = _read_even_nothing
 
 
 class _Memory(Storage):
+    """A storage that keeps nothing on a disk.
+
+    Attributes:
+        asked: how often the content of each object was asked for.
+    """
+
+    asked: Counter[str]
+
     def _write_config_to_file(self):
         pass
 
@@ -73,7 +82,8 @@ class _Handler(server.RequestHandler):
             super().do_POST()
 
     def do_GET(self):
-        bucket, name, _ = self._object()
+        bucket, name, query = self._object()
+        self.storage.asked[name] += query.get("alt") == "media"
         first = (self.headers.get("Range") or "").removeprefix("bytes=").partition("-")[0]
         there = self.storage.objects.get(bucket, {}).get(name)
         if bucket in PUBLIC and not there:
@@ -113,6 +123,10 @@ class _Handler(server.RequestHandler):
         super().end_headers()
 
 
+class _Server(HTTPServer):
+    request_queue_size = 128  # with five, of many requests at once some wait a second to be heard again
+
+
 @contextlib.contextmanager
 def bucket_server(*buckets):
     """Runs a server with empty buckets.
@@ -121,10 +135,11 @@ def bucket_server(*buckets):
         Its address, for `TENSORSTORE_GCS_HTTP_URL`, and its storage.
     """
     storage = _Memory(use_memory_fs=True)
+    storage.asked = Counter()
     for name in buckets:
         create_bucket(name, storage)
         storage.buckets[name]["softDeletePolicy"]["retentionDurationSeconds"] = "0"
-    http = HTTPServer(("127.0.0.1", 0), partial(_Handler, storage))
+    http = _Server(("127.0.0.1", 0), partial(_Handler, storage))
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     try:

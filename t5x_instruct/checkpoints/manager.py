@@ -248,18 +248,19 @@ class Checkpoints:
         if problems := hosts.broadcast_from_host0(problems):
             raise CheckpointError("\n  ".join(problems))
 
-    def read_array(self, step: int, name: str) -> np.ndarray:
-        """One array of a step in host memory, by its name in `saved_tree`; see `verify` for the checksums.
+    def read_arrays(self, step: int, names: Sequence[str]) -> dict[str, np.ndarray]:
+        """Arrays of a step in host memory, by their names in `saved_tree`; see `verify` for the checksums.
 
         Raises:
-            CheckpointError: the step has no such array, or it cannot be read.
+            CheckpointError: the step has no such array, or they cannot be read.
         """
         saved = self.saved_tree(step)
-        if name not in saved:
-            raise CheckpointError(f"{self._step_folder(step)}: {unknown('array', name, saved)}")
+        if problems := [unknown("array", name, saved) for name in names if name not in saved]:
+            raise CheckpointError(f"{self._step_folder(step)}: " + "; ".join(problems))
         # An array of one number in any shape: it only says what is wanted.
-        like = np.broadcast_to(np.zeros((), saved[name].dtype), saved[name].shape)
-        return np.asarray(leaves.from_saved(like, self._read_arrays(step, {name: like}).get(name)))
+        like = {name: np.broadcast_to(np.zeros((), saved[name].dtype), saved[name].shape) for name in names}
+        values = self._read_arrays(step, like)
+        return {name: np.asarray(leaves.from_saved(like[name], values.get(name))) for name in names}
 
     def _step_folder(self, step: int) -> epath.Path:
         return self.folder / str(step)

@@ -5,13 +5,11 @@ import importlib.metadata
 import math
 import re
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from t5x_instruct.checkpoints.adapters import (
     ADAPTER_FILE,
@@ -32,6 +30,7 @@ from t5x_instruct.checkpoints.convert.safetensors_folder import SafetensorsFolde
 from t5x_instruct.checkpoints.convert.t5x_folder import T5xFolder, find_index
 from t5x_instruct.checkpoints.manager import Checkpoints
 from t5x_instruct.checkpoints.placement import LazyTensor, check_names, place_params
+from t5x_instruct.checkpoints.step_tensors import step_tensors
 from t5x_instruct.common import hosts
 from t5x_instruct.common.errors import CheckpointError, unknown
 from t5x_instruct.common.io import read_json, write_json
@@ -374,16 +373,7 @@ def _open_model_dir(path: AnyPath) -> Source:
         with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
             return checkpoints.restore(step, unflatten(abstract), subtree=_PARAMS)[0]
 
-    verified: list[int] = []
-
-    def read(name: str) -> np.ndarray:
-        with Checkpoints(folder / CHECKPOINTS_FOLDER) as checkpoints:
-            if not verified:  # all files of the step, once
-                checkpoints.verify(step)
-                verified.append(step)
-            return np.asarray(checkpoints.read_array(step, prefix + name), np.float32)
-
-    tensors = {name: LazyTensor(spec.shape, [partial(read, name)], stacked=False) for name, spec in specs.items()}
+    tensors = step_tensors(folder / CHECKPOINTS_FOLDER, step, specs, prefix)
     description = f"step {step}{chosen} of the run in {folder}"
     # The checksums say all of the step's other files.
     weights = (step_folder / CHECKSUMS_NAME,)

@@ -10,6 +10,7 @@ from t5x_instruct.common.paths import is_bucket
 # As in `hf_export`, which help does not load.
 DTYPES = ("float32", "bfloat16")
 CONTEXT_LENGTH = 2048
+OBJECT_BYTES = 1_000_000_000  # of tensors in an object of a bucket: it is written from memory
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -111,7 +112,7 @@ def _export_to_bucket(args: argparse.Namespace, source: Any) -> int:
         raise ConfigError(f"{target} exists already; name a new folder, or remove it first")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "new"
-        _export_hf(args, source, folder)
+        _export_hf(args, source, folder, max_file_bytes=OBJECT_BYTES)
         # The configuration, by which a folder is recognised, comes last.
         for path in sorted(folder.iterdir(), key=lambda path: path.name == "config.json"):
             size += (target / path.name).write_bytes(path.read_bytes())
@@ -119,8 +120,8 @@ def _export_to_bucket(args: argparse.Namespace, source: Any) -> int:
     return 0
 
 
-def _export_hf(args: argparse.Namespace, source: Any, folder: Path) -> None:
-    from t5x_instruct.checkpoints.convert.hf_export import export_hf
+def _export_hf(args: argparse.Namespace, source: Any, folder: Path, max_file_bytes: int | None = None) -> None:
+    from t5x_instruct.checkpoints.convert.hf_export import MAX_FILE_BYTES, export_hf
     from t5x_instruct.data.vocabularies import load_vocabulary
 
     vocabulary = load_vocabulary(args.vocabulary) if args.vocabulary else source.vocabulary
@@ -141,4 +142,5 @@ def _export_hf(args: argparse.Namespace, source: Any, folder: Path) -> None:
         folder,
         dtype=args.dtype,
         context_length=args.context_length,
+        max_file_bytes=max_file_bytes or MAX_FILE_BYTES,
     )

@@ -8,13 +8,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from safetensors.numpy import load, load_file
 
 from t5x_instruct.checkpoints.checksums import CHECKSUMS_NAME
 from t5x_instruct.checkpoints.lease import Lease
 from t5x_instruct.checkpoints.lock import lock_model_dir
 from t5x_instruct.checkpoints.manager import Checkpoints
+from t5x_instruct.checkpoints.restore import open_source, save_run_identity
+from t5x_instruct.cli.main import main
 from t5x_instruct.common.errors import BucketRefused, CheckpointError
 from t5x_instruct.common.paths import as_path
+from tests.checkpoints import tiny_hf
 
 
 @pytest.fixture
@@ -99,3 +103,37 @@ def test_who_was_taken_for_gone_saves_nothing_more(folder):
 def test_a_run_into_an_absent_bucket_ends_with_the_fix(bucket):
     with pytest.raises(BucketRefused, match="buckets create gs://absent"), lock_model_dir("gs://absent/run"):
         pass
+
+
+def written(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_a_folder_and_a_run_are_converted_from_bucket_to_bucket(folder, bucket, tmp_path, monkeypatch):
+    monkeypatch.setenv("T5X_INSTRUCT_CACHE", str(tmp_path / "cache"))
+    tiny_hf.write_folder(tmp_path / "theirs", "llama_tied")
+    for name, content in written(tmp_path / "theirs").items():
+        (folder / "theirs" / name).write_bytes(content)
+
+    def convert(source, target):
+        assert main(["convert", "--from", str(source), "--to", str(target)]) == 0
+        return written(target)
+
+    ours = convert(folder / "theirs", folder / "ours")
+    assert ours == convert(tmp_path / "theirs", tmp_path / "ours")
+    held = load_file(tmp_path / "theirs" / "model.safetensors")
+    found = load(ours["model.safetensors"])
+    assert held.keys() == found.keys()
+    for name, array in held.items():
+        np.testing.assert_array_equal(found[name], array)
+
+    source = open_source(str(tmp_path / "theirs"))
+    with Checkpoints(folder / "run" / "checkpoints") as checkpoints:
+        checkpoints.save(1, {"params": source.params_fn(None)}, {})
+    save_run_identity(folder / "run", source.model_config, source.vocabulary, "chat")
+    bucket.asked.clear()
+    run = convert(folder / "run", folder / "of_run")
+    assert run["model.safetensors"] == ours["model.safetensors"]
+    # All parameters are read together: Orbax reads what a step holds anew each time that it is asked for an array.
+    (times,) = (times for name, times in bucket.asked.items() if name.endswith("/1/state/_METADATA"))
+    assert len(source.tensors) > 8 >= times

@@ -62,7 +62,8 @@ def export_hf(
     """Writes a model as transformers keeps it: config, safetensors, tokenizer files and chat template.
 
     Tensors are read and written one at a time; host memory holds one parameter (of a run whose layers are scanned:
-    that of all layers) and one tensor. The folder appears when it is complete.
+    that of all layers), one tensor, and of a run what is read ahead (`step_tensors`). The folder appears when it is
+    complete.
 
     Args:
         tensors: the parameters (`Source.tensors`).

@@ -27,6 +27,7 @@ from t5x_instruct.checkpoints.convert.t5x_names import T5xParam, config_from_t5x
 from t5x_instruct.checkpoints.manager import Checkpoints
 from t5x_instruct.checkpoints.placement import LazyTensor
 from t5x_instruct.checkpoints.restore import Source
+from t5x_instruct.checkpoints.step_tensors import step_tensors
 from t5x_instruct.common.errors import CheckpointError
 from t5x_instruct.common.paths import AnyPath, as_path
 from t5x_instruct.common.trees import flatten_with_names
@@ -104,21 +105,12 @@ def run_statistics(source: Source) -> Statistics:
             raise CheckpointError(f"{source.description} was not trained with adafactor, as T5X's slots are")
         if any(name.startswith("ema/") for name in ours):
             raise CheckpointError(f"{source.description}: {_NO_FIRST_MOMENT} (adafactor.b1)")
-        updates = int(checkpoints.read_array(step, ours["updates"]))
-
-    def read(name: str) -> np.ndarray:
-        with Checkpoints(folder.parent) as checkpoints:
-            return np.asarray(checkpoints.read_array(step, name), np.float32)
-
+        updates = int(checkpoints.read_arrays(step, [ours["updates"]])[ours["updates"]])
     prefix = "statistics/"
-    return Statistics(
-        updates,
-        {
-            name.removeprefix(prefix): (LazyTensor(saved[path].shape, [partial(read, path)], stacked=False),)
-            for name, path in ours.items()
-            if name.startswith(prefix)
-        },
-    )
+    paths = {name.removeprefix(prefix): path for name, path in ours.items() if name.startswith(prefix)}
+    # Whoever reads the parameters compares all files of the step.
+    tensors = step_tensors(folder.parent, step, {path: saved[path] for path in paths.values()}, verify=False)
+    return Statistics(updates, {name: (tensors[path],) for name, path in paths.items()})
 
 
 def stored_slots(
