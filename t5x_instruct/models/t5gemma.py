@@ -102,7 +102,7 @@ class T5GemmaConfig:
         family: "t5gemma".
 
     Source: Zhang et al. 2025, "Encoder-Decoder Gemma" (arXiv:2504.06225); Gemma team 2024, "Gemma 2"; Zhang et al.
-    2025, "T5Gemma 2" (arXiv:2512.14856), section 3 (merged attention, tied embeddings); Gemma team 2025, "Gemma 3".
+    2025, "T5Gemma 2" (arXiv:2512.14856; merged attention, tied embeddings); Gemma team 2025, "Gemma 3".
     """
 
     vocab_size: int
@@ -403,6 +403,9 @@ class T5GemmaDecoder(nn.Module):
         return _dropout(c, self.deterministic)(_norm(c, stack)(name="decoder_norm")(x_BTD)), cache
 
 
+_EMBEDDERS = {"encoder": ("encoder_embedder", "encoder_end_of_image"), "decoder": ("token_embedder", "end_of_image")}
+
+
 class T5GemmaNetwork(nn.Module):
     """One or two tables of embeddings, encoder and decoder.
 
@@ -430,14 +433,13 @@ class T5GemmaNetwork(nn.Module):
 
     def encode(self, tokens_BS: jax.Array, where: Tokens) -> jax.Array:
         """Maps int32 tokens [batch, source] to the encoder's result [batch, source, embed]."""
-        own = "" if self.config.share_embeddings else "encoder_"
-        x_BSD = self._embedded(f"{own or 'token_'}embedder", f"{own}end_of_image", tokens_BS)
+        x_BSD = self._embedded("decoder" if self.config.share_embeddings else "encoder", tokens_BS)
         encoded_BSD: jax.Array = self.encoder(x_BSD, where)
         return encoded_BSD
 
     def decode(self, tokens_BT: jax.Array, *args: Any) -> tuple[jax.Array, KVCache | None]:
         """Maps int32 tokens [batch, length] to final hidden states; for the other arguments see `T5GemmaDecoder`."""
-        x_BTD = self._embedded("token_embedder", "end_of_image", tokens_BT)
+        x_BTD = self._embedded("decoder", tokens_BT)
         result: tuple[jax.Array, KVCache | None] = self.decoder(x_BTD, *args)
         return result
 
@@ -447,7 +449,8 @@ class T5GemmaNetwork(nn.Module):
         hidden_BTD, _ = self.decode(tokens_BT, target, target, encoded_BSD, source.segments, None)
         return hidden_BTD
 
-    def _embedded(self, embedder: str, end_of_image: str, tokens: jax.Array) -> jax.Array:
+    def _embedded(self, side: str, tokens: jax.Array) -> jax.Array:
+        embedder, end_of_image = _EMBEDDERS[side]
         x = getattr(self, embedder)(tokens)
         x *= jnp.asarray(x.shape[-1] ** 0.5, x.dtype)
         if self.config.end_of_image_id is not None:
