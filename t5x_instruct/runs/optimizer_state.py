@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 import optax
 
 from t5x_instruct.checkpoints.convert.t5x_slots import Statistics, read_statistics
@@ -86,7 +86,7 @@ def _adafactors(opt_state: Any) -> list[AdafactorState]:
 
 def _updates(found: Statistics, abstract: AdafactorState) -> jax.Array:
     like: Any = abstract.updates
-    return jax.device_put(jnp.asarray(found.updates, like.dtype), like.sharding)
+    return jax.device_put(np.asarray(found.updates, like.dtype), like.sharding)
 
 
 def _placed(found: Statistics, named: dict[str, Any]) -> dict[str, Any]:
