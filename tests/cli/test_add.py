@@ -58,7 +58,7 @@ def test_a_file_of_a_known_shape_needs_nothing_else(folder, capsys):
     assert main(["tasks", "add", "add_faq", "--from", "faq.jsonl", "--cluster", "help desk"]) == 0
     shown = capsys.readouterr().out
     assert "add_faq (cluster help desk, my_tasks.py:7)" in shown
-    assert "Say 0«It is 0.</s>»" in shown
+    assert "Say 0\n«It is 0.</s>»" in shown
     assert "rows of train" in shown
     assert "t5x-instruct tasks show add_faq --module my_tasks.py" in shown
     assert "--gin.MIXTURE_OR_TASK_MODULE=my_tasks.py" in shown
@@ -93,7 +93,7 @@ def test_more_is_added_to_a_module_of_ones_own(capsys):
     Path("rows.csv").write_text("text;kind\n" + "".join(f'"Nr; {n}";{n % 3}\n' for n in range(40)))
     words = ["--field", "answer=kind", "--template", "Which kind?\\n{text}", "--metric", "token_f1"]
     assert main(["tasks", "add", "add_kinds", "--from", "rows.csv", "--module", "mine.py", *words]) == 0
-    assert "Which kind?\nNr; 1«1</s>»" in capsys.readouterr().out
+    assert "Which kind?\nNr; 1\n«1</s>»" in capsys.readouterr().out
     text = Path("mine.py").read_text()
     assert text.startswith("# Mine.\nfrom t5x_instruct.data.chat_tasks import add_chat_task\n")
     assert "\nfrom t5x_instruct.data.sources import Jsonl, RowSource\n" in text

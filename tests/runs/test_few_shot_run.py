@@ -29,10 +29,14 @@ def words(verb, settings):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, prepared_root):
-    """A run whose learning rate grows until it ruins the model, so that the best step is not the last."""
+    """A run in another format than its model's default.
+
+    Its learning rate grows until it ruins the model, so that the best step is not the last.
+    """
     folder = tmp_path_factory.mktemp("run")
     settings = SHARED | TRAIN | {"PREPARED_DIR": prepared_root, "MODEL_DIR": folder, "KEEP_BEST": "validation/loss"}
     settings |= {"LEARNING_RATE": 3.0, "WARMUP_STEPS": 5, "LoopConfig.eval_steps": 2}
+    settings |= {"DataSettings.prompt_format": "eos"}
     assert cli.main([*words("train", settings), "--gin_file=recipes/tiny.gin"]) == 0
     return folder
 
@@ -134,7 +138,10 @@ def test_every_trained_task_is_validated(run):
 def test_eval_asks_the_same_questions_and_shows_them(run, prepared_root, capsys, tmp_path):
     model = {"INITIAL_CHECKPOINT_PATH": run, "PREPARED_DIR": prepared_root}
     output = tmp_path / "figures.json"
+    held_out = prepared_root / "tasks" / "small_last"
+    rendered = set(held_out.iterdir())
     assert cli.main([*words("eval", SHARED | model), f"--output={output}"]) == 0
+    assert set(held_out.iterdir()) == rendered  # another prompt format would be another rendering
     shown = capsys.readouterr().out
     assert "asked 2-shot, every template" in shown
     assert shown.splitlines()[0].split()[-4:] == ["template", "best", "best", "rank"]
